@@ -1,0 +1,6 @@
+//! The only place of this crate that touches the runtime, raw memory or the kernel. No other file names glommio.
+
+pub mod block;
+pub mod executor;
+pub mod mailbox;
+pub mod task;

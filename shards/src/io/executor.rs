@@ -1,0 +1,1 @@
+//! Starts one pinned executor per core.

@@ -1,0 +1,57 @@
+//! Bounded mailboxes: how cores, and threads that are not cores, reach a core.
+
+use crate::limits::MAILBOX_MESSAGES_MAX;
+
+/// The end that travels: any thread may send.
+#[derive(Debug)]
+pub struct MailSender<T>(flume::Sender<T>);
+
+impl<T> Clone for MailSender<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+/// The receiver is gone: its core has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the receiving core has stopped")]
+pub struct MailboxClosed;
+
+impl<T> MailSender<T> {
+    /// Sends, and waits on this core while the mailbox is full.
+    pub async fn send(&self, message: T) -> Result<(), MailboxClosed> {
+        self.0.send_async(message).await.map_err(|_| MailboxClosed)
+    }
+
+    /// Sends, and blocks this thread while the mailbox is full. Never on a core.
+    pub fn send_blocking(&self, message: T) -> Result<(), MailboxClosed> {
+        self.0.send(message).map_err(|_| MailboxClosed)
+    }
+}
+
+/// The end that stays: one core receives.
+#[derive(Debug)]
+pub struct Mailbox<T>(flume::Receiver<T>);
+
+impl<T> Mailbox<T> {
+    /// Waits for the next message; `None` when every sender is gone.
+    pub async fn receive(&self) -> Option<T> {
+        self.0.recv_async().await.ok()
+    }
+
+    /// A message that is already there: drain with this after [`Self::receive`], so that one wake serves a whole batch.
+    pub fn receive_ready(&self) -> Option<T> {
+        self.0.try_recv().ok()
+    }
+
+    /// Messages that wait.
+    pub fn waiting(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// A mailbox of [`MAILBOX_MESSAGES_MAX`] messages.
+pub fn mailbox<T>() -> (MailSender<T>, Mailbox<T>) {
+    let (sender, receiver) = flume::bounded(MAILBOX_MESSAGES_MAX);
+    (MailSender(sender), Mailbox(receiver))
+}

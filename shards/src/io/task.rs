@@ -1,0 +1,55 @@
+//! Tasks, time and waiting on one core.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+/// Starts `future` on this core, to run until it ends or the core stops.
+pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    glommio::spawn_local(future).detach();
+}
+
+/// Waits for `duration`; the core does other work meanwhile.
+pub async fn sleep(duration: Duration) {
+    glommio::timer::sleep(duration).await;
+}
+
+/// Lets the other ready tasks of this core run first.
+pub async fn yield_now() {
+    glommio::executor().yield_now().await;
+}
+
+/// Lets other work run if this task has had its share of the core.
+pub async fn yield_if_needed() {
+    glommio::yield_if_needed().await;
+}
+
+/// A flag that one task of this core waits for and any other may raise. Raising it twice before the wait ends counts once.
+#[derive(Debug, Default)]
+pub struct Signal {
+    raised: Cell<bool>,
+    waiter: RefCell<Option<Waker>>,
+}
+
+impl Signal {
+    /// Wakes the waiting task, or lets its next wait end at once.
+    pub fn raise(&self) {
+        self.raised.set(true);
+        if let Some(waiter) = self.waiter.borrow_mut().take() {
+            waiter.wake();
+        }
+    }
+
+    /// Waits until the flag is raised, and lowers it.
+    pub async fn wait(&self) {
+        poll_fn(|context| {
+            if self.raised.replace(false) {
+                return Poll::Ready(());
+            }
+            *self.waiter.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}

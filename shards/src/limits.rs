@@ -1,0 +1,59 @@
+//! Every bound of the product, in one place, with its unit and with what happens at it.
+
+/// Largest message body, bytes. A larger one is refused with MESSAGE_ILLEGAL (RocketMQ's `maxMessageSize`).
+pub const MESSAGE_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest encoded property string, bytes, as its length field is an `i16`. Larger: MESSAGE_ILLEGAL.
+pub const PROPERTIES_BYTES_MAX: usize = 32_767;
+/// Longest topic name, bytes. Longer: INVALID_PARAMETER.
+pub const TOPIC_BYTES_MAX: usize = 127;
+/// Longest name of a `%RETRY%` or `%DLQ%` topic, bytes.
+pub const RETRY_TOPIC_BYTES_MAX: usize = 255;
+/// Longest group name, bytes. Longer: SUBSCRIPTION_GROUP_NOT_EXIST.
+pub const GROUP_BYTES_MAX: usize = 120;
+/// Most queues that one topic may have on one shard. More: INVALID_PARAMETER.
+pub const QUEUES_PER_TOPIC_MAX: u32 = 65_536;
+/// Largest record: the fixed part with IPv6 hosts, body, topic, properties with the CRC property.
+pub const RECORD_BYTES_MAX: usize =
+    128 + MESSAGE_BODY_BYTES_MAX + RETRY_TOPIC_BYTES_MAX + PROPERTIES_BYTES_MAX;
+
+/// Size of one CommitLog file, bytes (RocketMQ's `mappedFileSizeCommitLog`).
+pub const SEGMENT_BYTES: u64 = 1 << 30;
+/// Smallest CommitLog file that can be configured, bytes: two of the largest records.
+pub const SEGMENT_BYTES_MIN: u64 = 16 << 20;
+/// Most bytes that one flush writes. What was placed beyond goes out with the next flush. Recovery relies on it: nothing that
+/// is further than this behind a torn record can belong to the same unfinished flush.
+pub const FLUSH_BYTES_MAX: usize = 1 << 20;
+/// Size of one block of the hot tail, bytes. A larger record gets a block of its own.
+pub const TAIL_BLOCK_BYTES: usize = 1 << 20;
+/// Hot tail kept for readers per shard, bytes, unless configured. Older data is read from the disk.
+pub const HOT_TAIL_BYTES: usize = 64 << 20;
+/// Read-ahead cache for old data per shard, bytes, unless configured. The least recently used chunk makes room.
+pub const COLD_CACHE_BYTES: usize = 16 << 20;
+/// Encoded records that a serve core may have handed to its log core without a result, bytes. Beyond it the serve core keeps
+/// them, and stops reading from the connections that sent them.
+pub const APPEND_IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+/// Dispatched entries that wait for the side thread, per shard. Beyond it sends get SYSTEM_BUSY.
+pub const DERIVED_BACKLOG_ENTRIES_MAX: usize = 4 << 20;
+
+/// Messages between two cores that may wait in one mailbox. A sender waits when it is full.
+pub const MAILBOX_MESSAGES_MAX: usize = 4096;
+
+/// Largest frame of the remoting protocol, bytes (netty's `frameMaxLength`). A larger one ends its connection.
+pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Most header fields in one request. More end the connection.
+pub const HEADER_FIELDS_MAX: usize = 128;
+/// Unanswered request bytes plus unsent response bytes of one connection. Beyond it the connection is not read from.
+pub const CONNECTION_IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+/// Connections that one listener holds. Further ones are closed at once.
+pub const CONNECTIONS_MAX: usize = 16_384;
+/// Pull requests that one shard holds for long polling. Further ones are answered at once.
+pub const HELD_PULLS_MAX: usize = 131_072;
+/// Most messages in one pull answer from memory and from disk, and their bytes (RocketMQ's `maxTransfer…`).
+pub const PULL_MESSAGES_MAX: u32 = 32;
+pub const PULL_BYTES_MAX: usize = 256 * 1024;
+/// Most messages in one batch send. More: MESSAGE_ILLEGAL.
+pub const BATCH_MESSAGES_MAX: usize = 65_536;
+
+const _: () = assert!(RECORD_BYTES_MAX as u64 * 2 <= SEGMENT_BYTES_MIN);
+const _: () = assert!(FLUSH_BYTES_MAX % 4096 == 0);
+const _: () = assert!(RECORD_BYTES_MAX < FRAME_BYTES_MAX);

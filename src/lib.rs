@@ -1,0 +1,6 @@
+//! RingMQ: a durable, thread-per-core message broker that unmodified Apache RocketMQ clients talk to.
+//!
+//! `docs/ARCHITECTURE.md` tells the life of a send and of a pull, file by file.
+
+pub mod remoting;
+pub mod transport;

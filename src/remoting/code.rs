@@ -1,0 +1,1 @@
+//! Request codes and response codes, by RocketMQ's names.
