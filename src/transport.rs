@@ -1,43 +1,117 @@
-//! Sockets of the serve core: the only file of this crate's way of a message that names the runtime's network types.
+//! Sockets of a core: listeners, connections, and the task that reads, serves and writes one connection. It lives on the
+//! core that owns the listener, and is the only file outside the engine's `io` that names the runtime.
+//!
+//! A [`Connection`] is what request processors see. Answers are pushed to it from anywhere on the core; what was pushed in
+//! one turn leaves together. The connection's task stops reading while too much of the peer's work is unanswered, so that a
+//! peer that sends without reading fills its own socket and nothing of ours.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
-use std::rc::Rc;
-
-use bytes::{Bytes, BytesMut};
-use shards::io::task::Signal;
-
-use crate::remoting::response::ReplyTo;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_lite::{AsyncRead, AsyncWrite};
+use shards::io::mailbox::{MailSender, Mailbox, mailbox};
+use shards::io::task;
+use shards::limits::{CONNECTION_IN_FLIGHT_BYTES_MAX, CONNECTIONS_MAX};
+use tracing::{debug, warn};
+
+use crate::remoting::frame::{Frame, FrameError, SerializeType, split_frame};
+use crate::remoting::request::HeaderError;
+use crate::remoting::response::{ReplyTo, write_request, write_response_head};
+
+/// A piece of a body below this size is copied behind its header; a larger one is sent from where it lies.
+const COPIED_PIECE_BYTES_MAX: usize = 2048;
+/// Read from a socket at once, into memory that the connections of a listener share.
+const READ_BYTES: usize = 256 * 1024;
+/// Reads of one connection before the others of its core get their turn.
+const READS_PER_TURN: u32 = 4;
+/// A connection on which nothing moved for this long is closed, as RocketMQ does.
+const IDLE_CLOSE: Duration = Duration::from_secs(120);
+const IDLE_SCAN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Identity of a connection within its listener; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
-/// One connection as request processors see it: who it is, and where answers go. What is pushed during a turn leaves in
-/// one write; pushing to a connection that has ended does nothing.
+/// What a listener's connections are for.
+pub trait Service {
+    /// Serves one frame. Answers go to `connection`, now or later. A returned future is awaited before the next frame of
+    /// this connection is served.
+    ///
+    /// # Errors
+    /// A header that cannot be read: the connection is closed.
+    fn serve(&self, connection: &Rc<Connection>, frame: &Frame) -> Result<Option<Deferred>, HeaderError>;
+
+    /// The connection has ended; nothing that is pushed to it from now on arrives.
+    fn closed(&self, connection: &Connection);
+}
+
+/// The rest of serving a request that has to wait for something.
+pub type Deferred = Pin<Box<dyn Future<Output = ()>>>;
+
+/// One connection as request processors see it: who it is, and where answers go. Pushing to a connection that has ended
+/// does nothing.
 #[derive(Debug)]
 pub struct Connection {
     id: ConnectionId,
     peer: SocketAddr,
-    out: RefCell<Vec<Bytes>>,
-    tail: RefCell<BytesMut>,
-    out_bytes: Cell<usize>,
+    output: RefCell<Output>,
+    /// Request bytes that were taken and not yet answered, as reported by the processors.
+    in_flight_bytes: Cell<usize>,
     closed: Cell<bool>,
-    writable: Signal,
+    last_moved: Cell<Instant>,
+    next_opaque: Cell<i32>,
+    task: RefCell<Option<Waker>>,
+}
+
+#[derive(Debug, Default)]
+struct Output {
+    /// Leaves first.
+    pieces: VecDeque<Bytes>,
+    pieces_bytes: usize,
+    /// Leaves after the pieces; grows while nothing large is pushed.
+    tail: BytesMut,
+}
+
+impl Output {
+    fn bytes(&self) -> usize {
+        self.pieces_bytes + self.tail.len()
+    }
+
+    fn push_piece(&mut self, piece: Bytes) {
+        if piece.len() < COPIED_PIECE_BYTES_MAX {
+            self.tail.extend_from_slice(&piece);
+            return;
+        }
+        if !self.tail.is_empty() {
+            self.pieces_bytes += self.tail.len();
+            self.pieces.push_back(self.tail.split().freeze());
+        }
+        self.pieces_bytes += piece.len();
+        self.pieces.push_back(piece);
+    }
 }
 
 impl Connection {
-    /// A connection without a socket: what is pushed stays in it. For whoever tests a processor.
+    /// A connection without a socket: what is pushed stays in it until [`Self::take_output`].
     pub fn detached(id: ConnectionId, peer: SocketAddr) -> Rc<Self> {
         Rc::new(Self {
             id,
             peer,
-            out: RefCell::default(),
-            tail: RefCell::default(),
-            out_bytes: Cell::new(0),
+            output: RefCell::default(),
+            in_flight_bytes: Cell::new(0),
             closed: Cell::new(false),
-            writable: Signal::default(),
+            last_moved: Cell::new(Instant::now()),
+            next_opaque: Cell::new(0),
+            task: RefCell::default(),
         })
     }
 
@@ -45,6 +119,7 @@ impl Connection {
         self.id
     }
 
+    /// The address of the other end.
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
@@ -65,10 +140,10 @@ impl Connection {
         if to.oneway || self.closed.get() {
             return;
         }
-        let mut tail = self.tail.borrow_mut();
-        crate::remoting::response::write_response_head(&mut tail, to, code, remark, ext, body.len());
-        tail.extend_from_slice(body);
-        self.writable.raise();
+        let mut output = self.output.borrow_mut();
+        write_response_head(&mut output.tail, to, code, remark, ext, body.len());
+        output.tail.extend_from_slice(body);
+        self.wake();
     }
 
     /// Pushes a response whose body is the given pieces back to back, without copying large ones.
@@ -80,18 +155,324 @@ impl Connection {
         ext: &[(&str, &dyn Display)],
         pieces: Vec<Bytes>,
     ) {
-        let _ = (to, code, remark, ext, pieces);
-        todo!()
+        if to.oneway || self.closed.get() {
+            return;
+        }
+        let mut output = self.output.borrow_mut();
+        let body_bytes = pieces.iter().map(Bytes::len).sum();
+        write_response_head(&mut output.tail, to, code, remark, ext, body_bytes);
+        for piece in pieces {
+            output.push_piece(piece);
+        }
+        self.wake();
     }
 
-    /// Pushes a oneway request of ours (JSON).
+    /// Pushes a oneway request of ours. Always JSON: some clients read nothing else.
     pub fn notify(&self, code: i32, ext: &[(&str, &dyn Display)], body: &[u8]) {
-        let _ = (code, ext, body);
-        todo!()
+        if self.closed.get() {
+            return;
+        }
+        let opaque = self.next_opaque.get();
+        self.next_opaque.set(opaque.wrapping_add(1) & i32::MAX);
+        write_request(&mut self.output.borrow_mut().tail, SerializeType::Json, code, opaque, true, ext, body);
+        self.wake();
+    }
+
+    /// Counts request bytes that wait for their answer. While there are more than
+    /// [`CONNECTION_IN_FLIGHT_BYTES_MAX`], nothing is read from this connection.
+    pub fn add_in_flight(&self, bytes: usize) {
+        self.in_flight_bytes.set(self.in_flight_bytes.get() + bytes);
+    }
+
+    /// Takes back what [`Self::add_in_flight`] counted.
+    ///
+    /// # Panics
+    /// If more is taken back than was counted.
+    pub fn sub_in_flight(&self, bytes: usize) {
+        let before = self.in_flight_bytes.get();
+        assert!(before >= bytes, "{bytes} bytes answered of {before} in flight");
+        self.in_flight_bytes.set(before - bytes);
+        if before > CONNECTION_IN_FLIGHT_BYTES_MAX {
+            self.wake();
+        }
+    }
+
+    /// Ends the connection; what was pushed and not yet sent is dropped.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.wake();
     }
 
     /// Takes everything pushed so far, in order, as the socket's writer does.
     pub fn take_output(&self) -> Vec<Bytes> {
-        todo!()
+        let mut output = self.output.borrow_mut();
+        let mut taken: Vec<Bytes> = output.pieces.drain(..).collect();
+        output.pieces_bytes = 0;
+        if !output.tail.is_empty() {
+            taken.push(output.tail.split().freeze());
+        }
+        taken
+    }
+
+    fn wake(&self) {
+        if let Some(task) = self.task.borrow_mut().take() {
+            task.wake();
+        }
+    }
+
+    fn may_read(&self) -> bool {
+        self.in_flight_bytes.get() + self.output.borrow().bytes() <= CONNECTION_IN_FLIGHT_BYTES_MAX
+    }
+}
+
+/// A bound address whose connections can be handed to a core.
+#[derive(Debug)]
+pub struct Listener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Binds `address`; port 0 picks a free one.
+    ///
+    /// # Errors
+    /// The address is in use or not of this host; the text names it.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
+        let listener = TcpListener::bind(address).map_err(named)?;
+        let address = listener.local_addr().map_err(named)?;
+        Ok(Self { listener, address })
+    }
+
+    /// The address as bound.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts a thread that waits for connections, and gives the end on which a core takes them. Accepting is rare and
+    /// blocking; on a thread of its own it needs no place in the ring.
+    ///
+    /// # Errors
+    /// The system refuses another thread.
+    pub fn start(self) -> io::Result<Accepted> {
+        let (sender, sockets) = mailbox();
+        let address = self.address;
+        std::thread::Builder::new()
+            .name(format!("accept-{}", address.port()))
+            .spawn(move || accept(&self.listener, &sender))?;
+        Ok(Accepted { sockets, address })
+    }
+}
+
+/// Accepts until the core that takes the connections is gone.
+fn accept(listener: &TcpListener, sender: &MailSender<(TcpStream, SocketAddr)>) {
+    loop {
+        match listener.accept() {
+            Ok(accepted) => {
+                if sender.send_blocking(accepted).is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                // Out of descriptors or a connection that ended meanwhile: both go away, and must not spin.
+                warn!(%error, "a connection could not be accepted");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+}
+
+/// Connections on their way to a core. Travels to that core.
+#[derive(Debug)]
+pub struct Accepted {
+    sockets: Mailbox<(TcpStream, SocketAddr)>,
+    address: SocketAddr,
+}
+
+/// The listener's connections on their core: serves them, closes idle ones, and knows who is there.
+pub struct Server {
+    service: Rc<dyn Service>,
+    connections: RefCell<HashMap<ConnectionId, Rc<Connection>>>,
+    next_id: Cell<u64>,
+    scratch: RefCell<Box<[u8]>>,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Starts serving on this core.
+    pub fn start(accepted: Accepted, service: Rc<dyn Service>) -> Rc<Self> {
+        let server = Rc::new(Self {
+            service,
+            connections: RefCell::default(),
+            next_id: Cell::new(1),
+            scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
+            address: accepted.address,
+        });
+        task::spawn(Rc::clone(&server).take_connections(accepted.sockets));
+        task::spawn(Rc::clone(&server).close_idle_connections());
+        server
+    }
+
+    /// Connections that are open.
+    pub fn connection_count(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    /// Answers that are pushed and not yet handed to the kernel, bytes over all connections.
+    pub fn unsent_bytes(&self) -> usize {
+        self.connections.borrow().values().map(|connection| connection.output.borrow().bytes()).sum()
+    }
+
+    async fn take_connections(self: Rc<Self>, sockets: Mailbox<(TcpStream, SocketAddr)>) {
+        while let Some((socket, peer)) = sockets.receive().await {
+            if self.connections.borrow().len() >= CONNECTIONS_MAX {
+                warn!(%peer, "connection refused: {CONNECTIONS_MAX} are open on {}", self.address);
+                continue;
+            }
+            if let Err(error) = socket.set_nodelay(true) {
+                debug!(%peer, %error, "the connection ended before it was served");
+                continue;
+            }
+            let id = ConnectionId(self.next_id.replace(self.next_id.get() + 1));
+            let connection = Connection::detached(id, peer);
+            self.connections.borrow_mut().insert(id, Rc::clone(&connection));
+            let stream = glommio::net::TcpStream::from(socket2::Socket::from(socket));
+            task::spawn(Rc::clone(&self).run(connection, stream));
+        }
+    }
+
+    async fn run(self: Rc<Self>, connection: Rc<Connection>, stream: glommio::net::TcpStream) {
+        let mut driver =
+            Driver { server: &self, connection: &connection, stream, input: BytesMut::new(), deferred: None };
+        let end = poll_fn(|context| driver.poll(context)).await;
+        let _ = driver.stream.shutdown(Shutdown::Both).await;
+        connection.closed.set(true);
+        match end {
+            End::ByPeer | End::ByUs => debug!(peer = %connection.peer, ?end, "connection ended"),
+            End::Io(error) => debug!(peer = %connection.peer, %error, "connection broke"),
+            End::Frame(error) => warn!(peer = %connection.peer, %error, "connection closed: not a frame"),
+            End::Header(error) => {
+                warn!(peer = %connection.peer, %error, "connection closed: unreadable header")
+            }
+        }
+        self.connections.borrow_mut().remove(&connection.id);
+        self.service.closed(&connection);
+    }
+
+    async fn close_idle_connections(self: Rc<Self>) {
+        loop {
+            task::sleep(IDLE_SCAN_INTERVAL).await;
+            for connection in self.connections.borrow().values() {
+                if connection.last_moved.get().elapsed() > IDLE_CLOSE {
+                    connection.close();
+                }
+            }
+        }
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+enum End {
+    ByPeer,
+    ByUs,
+    Io(io::Error),
+    Frame(FrameError),
+    Header(HeaderError),
+}
+
+/// The task of one connection: serves what arrived, writes what was pushed, reads what comes, in this order, until nothing
+/// moves.
+struct Driver<'a> {
+    server: &'a Server,
+    connection: &'a Rc<Connection>,
+    stream: glommio::net::TcpStream,
+    input: BytesMut,
+    deferred: Option<Deferred>,
+}
+
+impl Driver<'_> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        // What this very turn pushes is written by this very turn.
+        self.connection.task.take();
+        for _ in 0..READS_PER_TURN {
+            if self.connection.closed.get() {
+                return Poll::Ready(End::ByUs);
+            }
+            if let Err(end) = self.serve_input(context) {
+                return Poll::Ready(end);
+            }
+            if let Poll::Ready(Err(error)) = self.write_output(context) {
+                return Poll::Ready(End::Io(error));
+            }
+            self.connection.task.replace(Some(context.waker().clone()));
+            if self.deferred.is_some() || !self.connection.may_read() {
+                return Poll::Pending;
+            }
+            if let Err(end) = ready!(self.read_input(context)) {
+                return Poll::Ready(end);
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Serves the whole frames that have arrived, up to the first that has to be waited for.
+    fn serve_input(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+        loop {
+            if let Some(deferred) = &mut self.deferred {
+                if deferred.as_mut().poll(context).is_pending() {
+                    return Ok(());
+                }
+                self.deferred = None;
+            }
+            if !self.connection.may_read() {
+                return Ok(());
+            }
+            let Some(frame) = split_frame(&mut self.input).map_err(End::Frame)? else { break };
+            self.deferred = self.server.service.serve(self.connection, &frame).map_err(End::Header)?;
+        }
+        if self.input.is_empty() {
+            // An idle connection holds no memory.
+            self.input = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    fn write_output(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut output = self.connection.output.borrow_mut();
+        while output.bytes() > 0 {
+            let next: &[u8] = output.pieces.front().map_or(&output.tail, |piece| piece);
+            let written = ready!(Pin::new(&mut self.stream).poll_write(context, next))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.connection.last_moved.set(Instant::now());
+            let Some(piece) = output.pieces.front_mut() else {
+                output.tail.advance(written);
+                continue;
+            };
+            piece.advance(written);
+            if piece.is_empty() {
+                output.pieces.pop_front();
+            }
+            output.pieces_bytes -= written;
+        }
+        output.tail.clear();
+        Poll::Ready(Ok(()))
+    }
+
+    fn read_input(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let mut scratch = self.server.scratch.borrow_mut();
+        match ready!(Pin::new(&mut self.stream).poll_read(context, &mut scratch)) {
+            Ok(0) => Poll::Ready(Err(End::ByPeer)),
+            Ok(read) => {
+                self.connection.last_moved.set(Instant::now());
+                self.input.extend_from_slice(&scratch[..read]);
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => Poll::Ready(Err(End::Io(error))),
+        }
     }
 }
