@@ -2,5 +2,7 @@
 //!
 //! `docs/ARCHITECTURE.md` tells the life of a send and of a pull, file by file.
 
+pub mod broker;
+pub mod processor;
 pub mod remoting;
 pub mod transport;

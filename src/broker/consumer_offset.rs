@@ -1,0 +1,4 @@
+//! The ConsumerOffsetTable of one broker.
+
+#[derive(Debug, Default)]
+pub struct ConsumerOffsetTable;

@@ -1,0 +1,4 @@
+//! The ConsumerTable of one broker.
+
+#[derive(Debug, Default)]
+pub struct ConsumerTable;

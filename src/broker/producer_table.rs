@@ -1,0 +1,4 @@
+//! The ProducerTable of one broker.
+
+#[derive(Debug, Default)]
+pub struct ProducerTable;

@@ -1,0 +1,4 @@
+//! The QueueLockTable of one broker.
+
+#[derive(Debug, Default)]
+pub struct QueueLockTable;

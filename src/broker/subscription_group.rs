@@ -1,0 +1,4 @@
+//! The SubscriptionGroupTable of one broker.
+
+#[derive(Debug, Default)]
+pub struct SubscriptionGroupTable;

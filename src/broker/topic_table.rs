@@ -1,0 +1,4 @@
+//! The TopicTable of one broker.
+
+#[derive(Debug, Default)]
+pub struct TopicTable;

@@ -1,0 +1,1 @@
+//! Requests by which clients say who they are: HEART_BEAT, UNREGISTER_CLIENT, GET_CONSUMER_LIST_BY_GROUP, CHECK_CLIENT_CONFIG.

@@ -1,0 +1,1 @@
+//! Topics: made on the first send, or by tools.
