@@ -11,30 +11,33 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use crate::limits::TAIL_BLOCK_BYTES;
 use crate::position::PhysicalOffset;
 
 const ALIGNMENT: usize = 4096;
 
 /// Memory of blocks of the common size that nobody holds any more, kept for the next block. Shared by the cores of a node:
 /// the last reader of a block may be on another core than its writer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct BlockPool {
     free: Arc<Mutex<Vec<Memory>>>,
+    block_bytes: usize,
     kept_blocks_max: usize,
 }
 
 impl BlockPool {
-    /// A pool that keeps at most `kept_blocks_max` unused blocks of [`TAIL_BLOCK_BYTES`]; what is more goes back to the system.
-    pub fn new(kept_blocks_max: usize) -> Self {
-        Self { free: Arc::default(), kept_blocks_max }
+    /// A pool of blocks of `block_bytes` each, a multiple of 4096, that keeps at most `kept_blocks_max` unused ones; what is
+    /// more goes back to the system.
+    pub fn new(block_bytes: usize, kept_blocks_max: usize) -> Self {
+        assert!(block_bytes > 0);
+        assert!(block_bytes.is_multiple_of(ALIGNMENT));
+        Self { free: Arc::default(), block_bytes, kept_blocks_max }
     }
 
     /// A writer for a new block that starts at `start` in the log and holds at least `bytes_min`.
     pub fn writer(&self, start: PhysicalOffset, bytes_min: usize) -> BlockWriter {
-        let memory = if bytes_min <= TAIL_BLOCK_BYTES {
+        let memory = if bytes_min <= self.block_bytes {
             let reused = self.free.lock().expect("no holder of the block pool panics").pop();
-            reused.unwrap_or_else(|| Memory::new(TAIL_BLOCK_BYTES))
+            reused.unwrap_or_else(|| Memory::new(self.block_bytes))
         } else {
             Memory::new(bytes_min.next_multiple_of(ALIGNMENT))
         };
@@ -152,7 +155,7 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         let memory = self.memory.take().expect("a block is dropped once");
-        if memory.layout.size() == TAIL_BLOCK_BYTES {
+        if memory.layout.size() == self.pool.block_bytes {
             let mut free = self.pool.free.lock().expect("no holder of the block pool panics");
             if free.len() < self.pool.kept_blocks_max {
                 free.push(memory);
@@ -206,10 +209,11 @@ impl Drop for Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::TAIL_BLOCK_BYTES;
 
     #[test]
     fn shared_bytes_outlive_the_writer_and_are_not_reused_while_held() {
-        let pool = BlockPool::new(4);
+        let pool = BlockPool::new(TAIL_BLOCK_BYTES, 4);
         let mut writer = pool.writer(PhysicalOffset::new(100), 10);
         let start = writer.append(b"hello", |copy| copy[0] = b'H');
         let held = writer.block().shared_bytes(start, 5);
@@ -223,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_record_larger_than_a_block_gets_its_own() {
-        let pool = BlockPool::new(4);
+        let pool = BlockPool::new(TAIL_BLOCK_BYTES, 4);
         let writer = pool.writer(PhysicalOffset::ZERO, TAIL_BLOCK_BYTES + 1);
         assert_eq!(writer.room_bytes(), TAIL_BLOCK_BYTES + 4096);
         drop(writer);

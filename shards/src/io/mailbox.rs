@@ -17,10 +17,26 @@ impl<T> Clone for MailSender<T> {
 #[error("the receiving core has stopped")]
 pub struct MailboxClosed;
 
+/// A message that was not sent at once.
+#[derive(Debug)]
+pub enum TrySendError<T> {
+    /// The mailbox is full; here is the message again.
+    Full(T),
+    Closed(MailboxClosed),
+}
+
 impl<T> MailSender<T> {
     /// Sends, and waits on this core while the mailbox is full.
     pub async fn send(&self, message: T) -> Result<(), MailboxClosed> {
         self.0.send_async(message).await.map_err(|_| MailboxClosed)
+    }
+
+    /// Sends if there is room; gives the message back otherwise.
+    pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
+        self.0.try_send(message).map_err(|error| match error {
+            flume::TrySendError::Full(message) => TrySendError::Full(message),
+            flume::TrySendError::Disconnected(_) => TrySendError::Closed(MailboxClosed),
+        })
     }
 
     /// Sends, and blocks this thread while the mailbox is full. Never on a core.
