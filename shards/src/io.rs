@@ -2,5 +2,6 @@
 
 pub mod block;
 pub mod executor;
+pub mod host;
 pub mod mailbox;
 pub mod task;
