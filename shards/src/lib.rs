@@ -11,4 +11,8 @@
 pub mod append;
 pub mod io;
 pub mod limits;
+pub mod message_store;
 pub mod position;
+pub mod recovery;
+pub mod side_writer;
+pub mod store_dir;

@@ -70,8 +70,10 @@ where
             .make()
             .map_err(|error| failed("the executor cannot start", &error))?;
         executor.run(async {
-            let probe = DmaFile::open(&spec.probe_file).await.map_err(|error| failed("probe file", &error))?;
-            let read = probe.read_at_aligned(0, PROBE_BYTES).await.map_err(|error| failed("probe file", &error))?;
+            let probe =
+                DmaFile::open(&spec.probe_file).await.map_err(|error| failed("probe file", &error))?;
+            let read =
+                probe.read_at_aligned(0, PROBE_BYTES).await.map_err(|error| failed("probe file", &error))?;
             assert_eq!(read.len(), PROBE_BYTES, "the probe file was written with {PROBE_BYTES} bytes");
             drop(read);
             probe.close().await.map_err(|error| failed("probe file", &error))?;

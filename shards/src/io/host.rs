@@ -18,7 +18,9 @@ pub enum IoUringDenied {
     Blocked,
     #[error("this kernel has no io_uring (ENOSYS). Cure: run Linux 5.8 or newer")]
     NoKernelSupport,
-    #[error("not enough lockable memory for a ring (ENOMEM). Cure: `ulimit -l unlimited`, or LimitMEMLOCK=infinity in the unit")]
+    #[error(
+        "not enough lockable memory for a ring (ENOMEM). Cure: `ulimit -l unlimited`, or LimitMEMLOCK=infinity in the unit"
+    )]
     Memlock,
     #[error("io_uring_setup failed: {0}")]
     Other(io::Error),
@@ -121,8 +123,12 @@ pub fn try_direct_io(folder: &Path) -> io::Result<DirectIo> {
     const WRITES: usize = 21;
     let path = folder.join(format!(".direct-io-probe-{}", std::process::id()));
     let measured = (|| {
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(true).custom_flags(libc::O_DIRECT).open(&path)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(&path)?;
         let mut memory = vec![1u8; 3 * 4096];
         let skip = memory.as_ptr().align_offset(4096);
         let page = &mut memory[skip..skip + 4096];
