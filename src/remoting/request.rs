@@ -1,37 +1,147 @@
 //! A request as it is read from a frame: borrowed from the frame's bytes, so that reading it allocates (nearly) nothing.
+//!
+//! The two written forms of a header are read by `json_header` and `binary_header`; typed headers per request code are built
+//! from [`ExtFields`] by `header`. Everything here is total: any bytes give a value or a [`HeaderError`].
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use shards::limits::HEADER_FIELDS_MAX;
 use smallvec::SmallVec;
 
 use super::frame::{Frame, SerializeType};
+use super::response::ReplyTo;
+use super::{binary_header, json_header};
+
+/// Longest excerpt of a peer's value that an error repeats, bytes.
+const EXCERPT_BYTES_MAX: usize = 128;
 
 /// The header fields of one request, in the order sent. Looking one up is a scan: requests have few.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExtFields<'f>(SmallVec<[(Cow<'f, str>, Cow<'f, str>); 16]>);
 
-/// A field that is missing or does not read as what it should be; answered with SYSTEM_ERROR and this text.
-#[derive(Debug, thiserror::Error)]
-pub enum HeaderError {}
+/// A header that cannot be read (the connection ends), or a field that is missing or does not read as what it should be
+/// (answered with SYSTEM_ERROR and this text).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    #[error("the custom field <{field}> is null")]
+    Missing { field: &'static str },
+    #[error("the field <{field}> = \"{value}\" is not {wanted}")]
+    Malformed { field: &'static str, value: String, wanted: &'static str },
+    #[error("the body of {bytes} bytes is not a {what}: {reason}")]
+    Body { what: &'static str, bytes: usize, reason: String },
+    #[error("the header of {bytes} bytes is not JSON of a command: {reason}")]
+    Json { bytes: usize, reason: String },
+    #[error("the ROCKETMQ header of {bytes} bytes ends inside <{part}> at byte {at}")]
+    BinaryTruncated { part: &'static str, at: usize, bytes: usize },
+    #[error("the ROCKETMQ header's <{part}> has the length {length} at byte {at}")]
+    BinaryLength { part: &'static str, length: i32, at: usize },
+    #[error("the header has more than {limit} fields")]
+    TooManyFields { limit: usize },
+}
+
+impl HeaderError {
+    /// A malformed field; repeats at most the front of `value`.
+    #[must_use]
+    pub fn malformed(field: &'static str, value: &str, wanted: &'static str) -> Self {
+        let mut end = value.len().min(EXCERPT_BYTES_MAX);
+        while !value.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self::Malformed { field, value: value[..end].to_owned(), wanted }
+    }
+}
+
+/// What a field's text can be read as. Numbers as Java reads them; a boolean is true when it says `true` in any case, and
+/// false otherwise, again as Java.
+pub trait FieldValue: Sized {
+    /// For the error's text, with its article.
+    const WANTED: &'static str;
+    /// `None` when the text is no such value.
+    fn of_text(text: &str) -> Option<Self>;
+}
+
+macro_rules! numbers {
+    ($($type:ty = $wanted:literal),*) => {$(
+        impl FieldValue for $type {
+            const WANTED: &'static str = $wanted;
+            fn of_text(text: &str) -> Option<Self> {
+                text.parse().ok()
+            }
+        }
+    )*};
+}
+numbers!(i32 = "a 32-bit number", i64 = "a 64-bit number", u32 = "a number from 0", u64 = "a number from 0");
+
+impl FieldValue for bool {
+    const WANTED: &'static str = "a boolean";
+    fn of_text(text: &str) -> Option<Self> {
+        Some(text.eq_ignore_ascii_case("true"))
+    }
+}
 
 impl<'f> ExtFields<'f> {
-    pub fn get(&self, _name: &str) -> Option<&str> {
-        todo!()
+    /// The text of a field; the last one where a peer sent it twice, as in Java's map.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| &**value)
     }
-    pub fn required(&self, _name: &'static str) -> Result<&str, HeaderError> {
-        todo!()
+
+    /// The text of a field that must be there.
+    ///
+    /// # Errors
+    /// The field is missing.
+    pub fn required(&self, name: &'static str) -> Result<&str, HeaderError> {
+        self.get(name).ok_or(HeaderError::Missing { field: name })
     }
-    /// Parses a number or boolean (`i32`, `i64`, `bool` …): error when missing or malformed.
-    pub fn parse<T: std::str::FromStr>(&self, _name: &'static str) -> Result<T, HeaderError> {
-        todo!()
+
+    /// Reads a number or boolean (`i32`, `i64`, `bool` …).
+    ///
+    /// # Errors
+    /// The field is missing or malformed.
+    pub fn parse<T: FieldValue>(&self, name: &'static str) -> Result<T, HeaderError> {
+        let text = self.required(name)?;
+        T::of_text(text).ok_or_else(|| HeaderError::malformed(name, text, T::WANTED))
     }
-    /// The same for an optional field: `None` when missing, an error when malformed.
-    pub fn parse_optional<T: std::str::FromStr>(
-        &self,
-        _name: &'static str,
-    ) -> Result<Option<T>, HeaderError> {
-        todo!()
+
+    /// The same for an optional field: `None` when missing or empty.
+    ///
+    /// # Errors
+    /// The field is there and malformed.
+    pub fn parse_optional<T: FieldValue>(&self, name: &'static str) -> Result<Option<T>, HeaderError> {
+        match self.get(name) {
+            None | Some("") => Ok(None),
+            Some(text) => {
+                T::of_text(text).map(Some).ok_or_else(|| HeaderError::malformed(name, text, T::WANTED))
+            }
+        }
+    }
+
+    /// All fields in the order sent.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (&**key, &**value))
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Appends a field as it arrives.
+    ///
+    /// # Errors
+    /// There are [`HEADER_FIELDS_MAX`] already.
+    pub(super) fn push(&mut self, key: Cow<'f, str>, value: Cow<'f, str>) -> Result<(), HeaderError> {
+        if self.0.len() == HEADER_FIELDS_MAX {
+            return Err(HeaderError::TooManyFields { limit: HEADER_FIELDS_MAX });
+        }
+        self.0.push((key, value));
+        Ok(())
     }
 }
 
@@ -39,8 +149,11 @@ impl<'f> ExtFields<'f> {
 #[derive(Clone, Debug)]
 pub struct Request<'f> {
     pub serialize_type: SerializeType,
+    /// Request code, or response code of a response.
     pub code: i32,
+    /// Ordinal of the peer's language (0 JAVA, 1 CPP, 9 GO …); 7 OTHER for a name we do not know.
     pub language: u8,
+    /// Ordinal of the peer's RocketMQ version (401 is 4.9.4, 479 is 5.3.3).
     pub version: i32,
     pub opaque: i32,
     pub flag: i32,
@@ -54,13 +167,50 @@ impl<'f> Request<'f> {
     ///
     /// # Errors
     /// A header that is not of its declared form; the connection must end.
-    pub fn decode(_frame: &'f Frame) -> Result<Self, HeaderError> {
-        todo!()
+    pub fn decode(frame: &'f Frame) -> Result<Self, HeaderError> {
+        let head = match frame.serialize_type {
+            SerializeType::Json => json_header::read(&frame.header)?,
+            SerializeType::RocketMq => binary_header::read(&frame.header)?,
+        };
+        Ok(Self {
+            serialize_type: frame.serialize_type,
+            code: head.code,
+            language: head.language,
+            version: head.version,
+            opaque: head.opaque,
+            flag: head.flag,
+            remark: head.remark,
+            ext: head.ext,
+            body: &frame.body,
+        })
     }
+
+    /// True when the peer wants no answer, not even an error.
+    #[must_use]
     pub fn is_oneway(&self) -> bool {
         self.flag & 2 != 0
     }
+
+    #[must_use]
     pub fn is_response(&self) -> bool {
         self.flag & 1 != 0
     }
+
+    /// What an answer needs to know of this request.
+    #[must_use]
+    pub fn reply_to(&self) -> ReplyTo {
+        ReplyTo { opaque: self.opaque, serialize_type: self.serialize_type, oneway: self.is_oneway() }
+    }
+}
+
+/// What both written forms of a header say.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Head<'f> {
+    pub(super) code: i32,
+    pub(super) language: u8,
+    pub(super) version: i32,
+    pub(super) opaque: i32,
+    pub(super) flag: i32,
+    pub(super) remark: Option<Cow<'f, str>>,
+    pub(super) ext: ExtFields<'f>,
 }
