@@ -1,0 +1,188 @@
+//! Configuration in two steps: the text as typed ([`text`]: file, environment, flags), then this, resolved: every value with
+//! its type and unit, every shard on its cores. The program sees only the second.
+
+pub mod placement;
+pub mod text;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use shards::limits;
+
+use placement::PlacementError;
+use text::ConfigText;
+
+/// When a message is acknowledged (RocketMQ's `flushDiskType`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum FlushDiskType {
+    /// After it is on the disk.
+    #[default]
+    SyncFlush,
+    /// After the kernel and device took it; flushed every 500 ms.
+    AsyncFlush,
+}
+
+/// Everything that a node needs to know before it starts.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Broker names are this and the shard's number: `ringmq-0`, `ringmq-1`.
+    pub node_name: String,
+    pub cluster: String,
+    /// Bound, and told to clients.
+    pub host: IpAddr,
+    /// Port of shard 0; shard `i` listens on `port + i`.
+    pub port: u16,
+    pub namesrv_port: u16,
+    pub data: PathBuf,
+    pub shards: u32,
+    pub flush: FlushDiskType,
+    /// Size of one CommitLog file, bytes.
+    pub segment_bytes: u64,
+    /// Read-ahead cache for old data, bytes per shard.
+    pub cold_cache_bytes: usize,
+    pub auto_create_topic: bool,
+    pub auto_create_subscription_group: bool,
+    /// Queues of TBW102, the most that an automatically made topic gets on one shard.
+    pub default_topic_queues: u32,
+    /// RocketMQ's `messageDelayLevel`, as typed; `None` is RocketMQ's own 18 levels.
+    pub message_delay_level: Option<String>,
+    pub cores: Vec<CoreConfig>,
+}
+
+/// One core: its CPU, the shard halves that live on it, and its budgets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoreConfig {
+    pub cpu: usize,
+    /// Shards whose CommitLog lives here.
+    pub log: Vec<u32>,
+    /// Shards whose clients are served here.
+    pub serve: Vec<u32>,
+    pub ring_depth: usize,
+    pub write_buffers: WriteBuffers,
+    /// Memory for recent messages, bytes, shared evenly by the shards that are served here.
+    pub hot_tail_bytes: usize,
+    /// Busy polling before the core parks.
+    pub spin: Duration,
+}
+
+/// The blocks into which records are placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteBuffers {
+    /// Size of a block, bytes: a multiple of 4096.
+    pub block_bytes: usize,
+    /// Unused blocks kept for reuse.
+    pub count: usize,
+}
+
+impl Default for WriteBuffers {
+    fn default() -> Self {
+        Self { block_bytes: limits::TAIL_BLOCK_BYTES, count: 64 }
+    }
+}
+
+/// What is wrong with a configuration, where, and what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration {path}: {error}")]
+    Unreadable { path: String, error: std::io::Error },
+    #[error("{place}: unknown key `{key}`{}", nearest.as_ref().map_or(String::new(), |n| format!("; did you mean `{n}`?")))]
+    UnknownKey { place: String, key: String, nearest: Option<String> },
+    #[error("{place}: {error}")]
+    Malformed { place: String, error: String },
+    #[error("{key} = {value}: {problem}")]
+    Value { key: &'static str, value: String, problem: String },
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+}
+
+impl Config {
+    /// Resolves what was typed on a host with these CPUs.
+    ///
+    /// # Errors
+    /// A value out of its range, or cores that do not place every shard exactly once.
+    pub fn resolve(text: ConfigText, allowed_cpus: &[usize]) -> Result<Self, ConfigError> {
+        let shard_count_default = text.cores.unwrap_or(allowed_cpus.len());
+        let listed = text.core.iter().flat_map(|core| core.log.iter().chain(&core.serve)).max();
+        let shards = match (text.shards, listed) {
+            (Some(shards), _) => shards,
+            (None, Some(highest)) => highest.saturating_add(1),
+            (None, None) => u32::try_from(shard_count_default).unwrap_or(u32::MAX),
+        };
+        let port = text.port.unwrap_or(10_911);
+        let ports_left = u32::from(u16::MAX - port) + 1;
+        in_range("shards", shards, 1, ports_left.min(1024))?;
+        let segment_bytes = text.mapped_file_size_commit_log.map_or(limits::SEGMENT_BYTES, |size| size.0);
+        in_range("mappedFileSizeCommitLog", segment_bytes, limits::SEGMENT_BYTES_MIN, 1 << 30)?;
+        if !segment_bytes.is_multiple_of(4096) {
+            return Err(value_error("mappedFileSizeCommitLog", segment_bytes, "must be a multiple of 4096"));
+        }
+        let default_topic_queues = text.default_topic_queue_nums.unwrap_or(8);
+        in_range("defaultTopicQueueNums", default_topic_queues, 1, limits::QUEUES_PER_TOPIC_MAX)?;
+        let cold_cache_bytes = bytes(text.cold_cache, limits::COLD_CACHE_BYTES);
+        in_range("cold_cache", cold_cache_bytes, 1 << 20, usize::MAX)?;
+        Ok(Self {
+            node_name: text.node_name.clone().unwrap_or_else(|| "ringmq".to_owned()),
+            cluster: text.broker_cluster_name.clone().unwrap_or_else(|| "DefaultCluster".to_owned()),
+            host: text.host.unwrap_or(IpAddr::from([127, 0, 0, 1])),
+            port,
+            namesrv_port: text.namesrv_port.unwrap_or(9876),
+            data: text.data.clone().unwrap_or_else(|| PathBuf::from("data")),
+            shards,
+            flush: text.flush_disk_type.unwrap_or_default(),
+            segment_bytes,
+            cold_cache_bytes,
+            auto_create_topic: text.auto_create_topic_enable.unwrap_or(true),
+            auto_create_subscription_group: text.auto_create_subscription_group.unwrap_or(true),
+            default_topic_queues,
+            message_delay_level: text.message_delay_level.clone(),
+            cores: placement::resolve(&text, shards, allowed_cpus)?,
+        })
+    }
+
+    /// The address of a shard's listener.
+    pub fn shard_address(&self, shard: u32) -> SocketAddr {
+        let port = u16::try_from(u32::from(self.port) + shard).expect("resolve checked that all ports fit");
+        SocketAddr::new(self.host, port)
+    }
+
+    /// The name that clients know a shard by.
+    pub fn broker_name(&self, shard: u32) -> String {
+        format!("{}-{shard}", self.node_name)
+    }
+
+    /// The core on which a shard's CommitLog lives.
+    pub fn log_core(&self, shard: u32) -> usize {
+        self.core_where(|core| core.log.contains(&shard))
+    }
+
+    /// The core on which a shard's clients are served.
+    pub fn serve_core(&self, shard: u32) -> usize {
+        self.core_where(|core| core.serve.contains(&shard))
+    }
+
+    fn core_where(&self, holds: impl Fn(&CoreConfig) -> bool) -> usize {
+        self.cores.iter().position(holds).expect("resolve placed every shard")
+    }
+}
+
+fn bytes(size: Option<text::Size>, default: usize) -> usize {
+    size.map_or(default, |size| usize::try_from(size.0).unwrap_or(usize::MAX))
+}
+
+fn value_error(key: &'static str, value: impl ToString, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Value { key, value: value.to_string(), problem: problem.into() }
+}
+
+fn in_range<T: PartialOrd + ToString + Copy>(
+    key: &'static str,
+    value: T,
+    least: T,
+    most: T,
+) -> Result<(), ConfigError> {
+    if value < least || value > most {
+        let problem = format!("must be from {} to {}", least.to_string(), most.to_string());
+        return Err(value_error(key, value, problem));
+    }
+    Ok(())
+}
