@@ -16,6 +16,7 @@ mod binary_header;
 pub mod body;
 pub mod code;
 pub mod frame;
+pub mod header;
 mod json_header;
 pub mod request;
 pub mod response;

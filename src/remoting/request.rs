@@ -117,6 +117,14 @@ impl<'f> ExtFields<'f> {
         }
     }
 
+    /// The same for an optional field that stands for `default` when missing or empty.
+    ///
+    /// # Errors
+    /// The field is there and malformed.
+    pub fn parse_or<T: FieldValue>(&self, name: &'static str, default: T) -> Result<T, HeaderError> {
+        Ok(self.parse_optional(name)?.unwrap_or(default))
+    }
+
     /// All fields in the order sent.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (&**key, &**value))
