@@ -9,10 +9,13 @@
 //! [`recovery`]); everything that touches the runtime or the disk is below [`io`].
 
 pub mod append;
+pub mod commit_log;
 pub mod io;
 pub mod limits;
+pub mod log_shard;
 pub mod message_store;
 pub mod position;
+pub mod record;
 pub mod recovery;
 pub mod side_writer;
 pub mod store_dir;

@@ -1,0 +1,256 @@
+//! Files as recovery, the side thread and the tests see them: blocking, and behind a trait, so that the crash model can stand in
+//! for the kernel. Never used on a core while it serves: it blocks.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// A place that holds files. What a method did survives a power cut only after the sync that its comment names.
+pub trait Disk: Send + Sync {
+    type File: DiskFile;
+
+    /// Opens an existing file for reading and writing.
+    fn open(&self, path: &Path) -> io::Result<Self::File>;
+
+    /// Opens a file for reading and writing, and makes it if it is missing. Its name is durable after [`Self::sync_dir`].
+    fn open_or_create(&self, path: &Path) -> io::Result<Self::File>;
+
+    /// Names of what the folder holds, sorted; none when there is no such folder.
+    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>>;
+
+    fn exists(&self, path: &Path) -> io::Result<bool>;
+
+    /// Makes the folder and all above it, durably.
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+
+    /// Durable after [`Self::sync_dir`]. A file that is not there is no error.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes the folder with all it holds. Durable after [`Self::sync_dir`] of its parent. A missing one is no error.
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()>;
+
+    /// Replaces `to` in one step, on the same file system. Durable after [`Self::sync_dir`].
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Makes the names in the folder durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// The whole file, when it has at most `bytes_max`.
+    ///
+    /// # Errors
+    /// `NotFound` when it is missing, `FileTooLarge` when it is longer.
+    fn read_file(&self, path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+        let file = self.open(path)?;
+        let length = usize::try_from(file.len()?).unwrap_or(usize::MAX);
+        if length > bytes_max {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("{} has {length} bytes, at most {bytes_max} were expected", path.display()),
+            ));
+        }
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    /// Replaces the file with `bytes` so that a crash leaves either the old or the new content, durably: beside it, synced,
+    /// renamed, folder synced.
+    fn write_file_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a file name with a folder is needed"));
+        };
+        let mut beside = name.to_owned();
+        beside.push(".tmp");
+        let beside = dir.join(beside);
+        let file = self.open_or_create(&beside)?;
+        file.set_len(0)?;
+        file.write_all_at(bytes, 0)?;
+        file.sync_data()?;
+        self.rename(&beside, path)?;
+        self.sync_dir(dir)
+    }
+}
+
+/// An open file.
+pub trait DiskFile: Send {
+    /// Bytes in the file.
+    fn len(&self) -> io::Result<u64>;
+
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Cuts the file or lengthens it with zeros. Durable after [`Self::sync_data`].
+    fn set_len(&self, bytes: u64) -> io::Result<()>;
+
+    /// Reads into `buffer` and returns how many bytes; fewer than asked for only at the end of the file.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes all of `bytes`, lengthening the file if needed. Durable after [`Self::sync_data`].
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes content and length durable. An error is final: what was written before may be lost without another error.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Waits for direct writes that a process which has died left under way, so that they cannot land after what is
+    /// written next.
+    fn settle(&self) -> io::Result<()>;
+
+    /// Fills `buffer`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the file ends before.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let read = self.read_at(buffer, offset)?;
+        if read == buffer.len() {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("{read} of {} bytes at {offset}", buffer.len()),
+        ))
+    }
+}
+
+/// The disk of this machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StdDisk;
+
+impl Disk for StdDisk {
+    type File = File;
+
+    fn open(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).open(path)
+    }
+
+    fn open_or_create(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
+        let entries = match fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut names =
+            entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<Vec<_>>>()?;
+        names.sort();
+        Ok(names)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        path.try_exists()
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        if dir.is_dir() {
+            return Ok(());
+        }
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        self.create_dir_all(parent)?;
+        match fs::create_dir(dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => self.sync_dir(parent),
+        }
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        missing_is_fine(fs::remove_file(path))
+    }
+
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        missing_is_fine(fs::remove_dir_all(dir))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+}
+
+fn missing_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+impl DiskFile for File {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        File::set_len(self, bytes)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match FileExt::read_at(self, &mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(bytes) => done += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        File::sync_data(self)
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        let length = libc::off_t::try_from(DiskFile::len(self)?)
+            .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        if length == 0 {
+            return Ok(());
+        }
+        // Allocating what is allocated already changes nothing, but the kernel drains the file's direct I/O before it.
+        // SAFETY: the descriptor is open as long as `self`, and the call takes no memory.
+        let result =
+            unsafe { libc::fallocate(self.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, length.min(4096)) };
+        if result == 0 {
+            return Ok(());
+        }
+        match io::Error::last_os_error() {
+            // A file system without it has no direct I/O to drain that way either.
+            error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+            error => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_atomic_write_replaces_the_file_and_leaves_nothing_beside_it() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("a/b");
+        StdDisk.create_dir_all(&dir).unwrap();
+        let path = dir.join("file");
+        StdDisk.write_file_atomically(&path, b"the first, longer one").unwrap();
+        StdDisk.write_file_atomically(&path, b"second").unwrap();
+        assert_eq!(StdDisk.read_file(&path, 100).unwrap(), b"second");
+        assert_eq!(StdDisk.list(&dir).unwrap(), ["file"]);
+        assert_eq!(StdDisk.read_file(&path, 5).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        StdDisk.open(&path).unwrap().settle().unwrap();
+        StdDisk.remove_file(&path).unwrap();
+        StdDisk.remove_file(&path).unwrap();
+        assert!(StdDisk.list(&root.path().join("nothing")).unwrap().is_empty());
+    }
+}
