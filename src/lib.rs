@@ -3,6 +3,7 @@
 //! `docs/ARCHITECTURE.md` tells the life of a send and of a pull, file by file.
 
 pub mod broker;
+pub mod client;
 pub mod config;
 pub mod processor;
 pub mod remoting;
