@@ -1,13 +1,31 @@
 //! The store's root folder: who may use it, and what it holds.
+//!
+//! ```text
+//! <root>/lock       locked (flock) by the process that uses the store; holds its process id
+//! <root>/manifest   see `manifest.rs`
+//! <root>/shard-<n>  RocketMQ's layout: commitlog, consumequeue, index, config, checkpoint, abort; and our `positions`
+//! ```
+//!
+//! Used once, before the cores start. A [`StoreDir`] holds the lock until it is dropped; the kernel lets go of it when the
+//! process dies, however it dies.
 
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+use crate::limits::{SEGMENT_BYTES, SEGMENT_BYTES_MIN};
+use crate::manifest::{Manifest, random_store_id};
+use crate::sealed_file::SealedFileError;
+
+/// Folders of a shard that must be there before anything is written into it.
+const SHARD_FOLDERS: [&str; 4] = ["commitlog", "consumequeue", "index", "config"];
 
 /// What a configuration wants of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreSettings {
     /// Shards of a new store; `None`: as many as the store has, one when it is new.
     pub shards: Option<u32>,
-    /// Size of one CommitLog file of a new store, bytes; `None`: as the store has, [`crate::limits::SEGMENT_BYTES`] when it is new.
+    /// Size of one CommitLog file of a new store, bytes; `None`: as the store has, [`SEGMENT_BYTES`] when it is new.
     pub segment_bytes: Option<u64>,
     /// Name of the node that uses the store.
     pub node: String,
@@ -17,35 +35,220 @@ pub struct StoreSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreDirError {
     #[error("cannot use {path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    Io { path: PathBuf, source: io::Error },
     #[error(
         "the store {path} is in use by process {process}; stop it first, or choose another folder with --data"
     )]
     InUse { path: PathBuf, process: String },
+    #[error("the manifest of the store {path} is not usable: {source}")]
+    Manifest { path: PathBuf, source: SealedFileError },
+    #[error(
+        "{path} holds shards but no manifest, so how it was made is not known; restore the file manifest, or choose another \
+         folder with --data"
+    )]
+    ManifestMissing { path: PathBuf },
+    #[error(
+        "the store {path} was made with {found} shards, the configuration wants {wanted}; the number of shards is fixed when \
+         a store is made: configure {found}, or choose another folder with --data"
+    )]
+    OtherShards { path: PathBuf, found: u32, wanted: u32 },
+    #[error(
+        "the store {path} was made with CommitLog files of {found} bytes, the configuration wants {wanted}; the size is fixed \
+         when a store is made: configure {found}, or choose another folder with --data"
+    )]
+    OtherSegmentBytes { path: PathBuf, found: u64, wanted: u64 },
+    #[error(
+        "the store {path} belongs to the node {found}, this node is {wanted}; its queues are known to clients under the name \
+         of its node: configure {found}, or choose another folder with --data"
+    )]
+    OtherNode { path: PathBuf, found: String, wanted: String },
+    #[error("a store needs at least one shard")]
+    NoShards,
+    #[error("CommitLog files of {wanted} bytes are not possible: a multiple of 4096, at least {least}, is")]
+    BadSegmentBytes { wanted: u64, least: u64 },
 }
 
 /// An opened store: locked until it is dropped.
 #[derive(Debug)]
-pub struct StoreDir {}
+pub struct StoreDir {
+    root: PathBuf,
+    manifest: Manifest,
+    /// Holds the lock while it is open.
+    _lock: File,
+}
 
 impl StoreDir {
-    pub fn open(_root: &Path, _wanted: &StoreSettings) -> Result<Self, StoreDirError> {
-        todo!()
+    /// Locks the store at `root`; makes it when the folder is missing or empty.
+    ///
+    /// # Errors
+    /// Another process uses it, it is not what the configuration wants, or the folder cannot be written.
+    pub fn open(root: &Path, wanted: &StoreSettings) -> Result<Self, StoreDirError> {
+        let failed = |source| StoreDirError::Io { path: root.to_owned(), source };
+        fs::create_dir_all(root).map_err(failed)?;
+        let lock = lock(root)?;
+        let found = Manifest::read(root)
+            .map_err(failed)?
+            .map_err(|source| StoreDirError::Manifest { path: root.to_owned(), source })?;
+        let manifest = match found {
+            Some(manifest) => {
+                compare(root, &manifest, wanted)?;
+                manifest
+            }
+            None => create(root, wanted)?,
+        };
+        let store = Self { root: root.to_owned(), manifest, _lock: lock };
+        for index in 0..store.shards() {
+            for folder in SHARD_FOLDERS {
+                let path = store.shard_dir(index).join(folder);
+                fs::create_dir_all(&path).map_err(|source| StoreDirError::Io { path, source })?;
+            }
+        }
+        Ok(store)
     }
+
     /// How many shards the store has.
     pub fn shards(&self) -> u32 {
-        todo!()
+        self.manifest.shards
     }
+
     /// Size of one CommitLog file, bytes.
     pub fn segment_bytes(&self) -> u64 {
-        todo!()
+        self.manifest.segment_bytes
     }
+
     /// Random identity of the store, fixed when it was made.
     pub fn store_id(&self) -> u128 {
-        todo!()
+        u128::from_be_bytes(self.manifest.store_id)
     }
+
     /// The folder of shard `index`.
-    pub fn shard_dir(&self, _index: u32) -> PathBuf {
-        todo!()
+    pub fn shard_dir(&self, index: u32) -> PathBuf {
+        shard_dir(&self.root, index)
+    }
+}
+
+fn shard_dir(root: &Path, index: u32) -> PathBuf {
+    root.join(format!("shard-{index}"))
+}
+
+fn lock(root: &Path) -> Result<File, StoreDirError> {
+    let path = root.join("lock");
+    let failed = |source| StoreDirError::Io { path: path.clone(), source };
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut process = String::new();
+            // The other process may be about to write its id, or have other rights: then the message says less.
+            let _ = file.read_to_string(&mut process);
+            let process = process.trim();
+            let process = if process.is_empty() { "(not known)" } else { process };
+            return Err(StoreDirError::InUse { path: root.to_owned(), process: process.to_owned() });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    file.set_len(0).map_err(failed)?;
+    file.seek(SeekFrom::Start(0)).map_err(failed)?;
+    writeln!(file, "{}", std::process::id()).map_err(failed)?;
+    Ok(file)
+}
+
+fn compare(root: &Path, found: &Manifest, wanted: &StoreSettings) -> Result<(), StoreDirError> {
+    let path = root.to_owned();
+    match wanted.shards {
+        Some(shards) if shards != found.shards => {
+            return Err(StoreDirError::OtherShards { path, found: found.shards, wanted: shards });
+        }
+        _ => {}
+    }
+    match wanted.segment_bytes {
+        Some(bytes) if bytes != found.segment_bytes => {
+            return Err(StoreDirError::OtherSegmentBytes { path, found: found.segment_bytes, wanted: bytes });
+        }
+        _ => {}
+    }
+    if wanted.node != found.node {
+        let (found, wanted) = (found.node.clone(), wanted.node.clone());
+        return Err(StoreDirError::OtherNode { path, found, wanted });
+    }
+    Ok(())
+}
+
+fn create(root: &Path, wanted: &StoreSettings) -> Result<Manifest, StoreDirError> {
+    let failed = |source| StoreDirError::Io { path: root.to_owned(), source };
+    if shard_dir(root, 0).exists() {
+        return Err(StoreDirError::ManifestMissing { path: root.to_owned() });
+    }
+    let manifest = Manifest {
+        store_id: random_store_id().map_err(failed)?,
+        shards: wanted.shards.unwrap_or(1),
+        segment_bytes: wanted.segment_bytes.unwrap_or(SEGMENT_BYTES),
+        node: wanted.node.clone(),
+    };
+    if manifest.shards == 0 {
+        return Err(StoreDirError::NoShards);
+    }
+    if manifest.segment_bytes < SEGMENT_BYTES_MIN || !manifest.segment_bytes.is_multiple_of(4096) {
+        return Err(StoreDirError::BadSegmentBytes {
+            wanted: manifest.segment_bytes,
+            least: SEGMENT_BYTES_MIN,
+        });
+    }
+    manifest.write(root).map_err(failed)?;
+    Ok(manifest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> StoreSettings {
+        StoreSettings { shards: Some(2), segment_bytes: None, node: "ringmq".to_owned() }
+    }
+
+    #[test]
+    fn the_second_opener_is_refused_and_told_who_holds_the_store() {
+        let root = tempfile::tempdir().unwrap();
+        let first = StoreDir::open(root.path(), &settings()).unwrap();
+        let refusal = StoreDir::open(root.path(), &settings()).unwrap_err().to_string();
+        assert!(refusal.contains(&format!("in use by process {}", std::process::id())), "{refusal}");
+        drop(first);
+        StoreDir::open(root.path(), &settings()).unwrap();
+    }
+
+    #[test]
+    fn a_store_keeps_what_it_was_made_with() {
+        let root = tempfile::tempdir().unwrap();
+        let made = StoreDir::open(root.path(), &settings()).unwrap();
+        let id = made.store_id();
+        assert!(made.shard_dir(1).join("commitlog").is_dir());
+        drop(made);
+        let any = StoreSettings { shards: None, segment_bytes: None, node: "ringmq".to_owned() };
+        let again = StoreDir::open(root.path(), &any).unwrap();
+        assert_eq!((again.shards(), again.segment_bytes(), again.store_id()), (2, SEGMENT_BYTES, id));
+    }
+
+    #[test]
+    fn what_does_not_fit_the_manifest_is_refused_with_both_values() {
+        let root = tempfile::tempdir().unwrap();
+        drop(StoreDir::open(root.path(), &settings()).unwrap());
+        let refused = |change: &dyn Fn(&mut StoreSettings)| {
+            let mut other = settings();
+            change(&mut other);
+            StoreDir::open(root.path(), &other).unwrap_err()
+        };
+        let shards = refused(&|wanted| wanted.shards = Some(3));
+        assert!(matches!(shards, StoreDirError::OtherShards { found: 2, wanted: 3, .. }), "{shards}");
+        let bytes = refused(&|wanted| wanted.segment_bytes = Some(SEGMENT_BYTES_MIN));
+        assert!(
+            matches!(bytes, StoreDirError::OtherSegmentBytes { wanted: SEGMENT_BYTES_MIN, .. }),
+            "{bytes}"
+        );
+        let node = refused(&|wanted| wanted.node = "other".to_owned());
+        assert!(matches!(node, StoreDirError::OtherNode { .. }), "{node}");
+        fs::remove_file(root.path().join("manifest")).unwrap();
+        let missing = refused(&|_| {});
+        assert!(matches!(missing, StoreDirError::ManifestMissing { .. }), "{missing}");
     }
 }

@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A place that holds files. What a method did survives a power cut only after the sync that its comment names.
 pub trait Disk: Send + Sync {
@@ -37,6 +37,18 @@ pub trait Disk: Send + Sync {
 
     /// Makes the names in the folder durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Makes the content of all these files durable; those that are gone do not matter.
+    fn sync_files(&self, paths: &[PathBuf]) -> io::Result<()> {
+        for path in paths {
+            match self.open(path) {
+                Ok(file) => file.sync_data()?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
 
     /// The whole file, when it has at most `bytes_max`.
     ///
@@ -115,6 +127,9 @@ pub trait DiskFile: Send {
     }
 }
 
+/// How many files are synced one by one; for more, the whole file system is.
+const SYNCED_ONE_BY_ONE_MAX: usize = 64;
+
 /// The disk of this machine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StdDisk;
@@ -172,6 +187,29 @@ impl Disk for StdDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
+    }
+
+    fn sync_files(&self, paths: &[PathBuf]) -> io::Result<()> {
+        let Some((first, _)) = paths.split_at_checked(SYNCED_ONE_BY_ONE_MAX) else {
+            for path in paths {
+                match File::open(path) {
+                    Ok(file) => file.sync_data()?,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            return Ok(());
+        };
+        // Each file of its own is a commit of the file system's journal; all together are one.
+        for path in first.iter().filter_map(|path| path.parent()) {
+            let Ok(dir) = File::open(path) else { continue };
+            // SAFETY: the descriptor is open as long as `dir`, and the call takes no memory.
+            if unsafe { libc::syncfs(dir.as_raw_fd()) } == 0 {
+                return Ok(());
+            }
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
     }
 }
 
