@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::position::{PhysicalOffset, QueueOffset};
+use crate::log_shard::RecoveredLog;
+use crate::position::PhysicalOffset;
 
 /// What recovery must know of a shard.
 #[derive(Clone, Debug)]
@@ -21,21 +22,6 @@ pub struct RecoveredShard {
     /// For the side thread: [`crate::side_writer::SideWriter::start`].
     pub side: RecoveredSide,
     pub report: RecoveryReport,
-}
-
-/// What the log core goes on from.
-#[derive(Debug)]
-pub struct RecoveredLog {
-    /// First positions of the CommitLog files that exist, in order.
-    pub segments: Vec<PhysicalOffset>,
-    /// Where the next record goes.
-    pub end: PhysicalOffset,
-    /// The bytes of the last, partly filled 4 KiB page, up to `end`.
-    pub tail_page: Vec<u8>,
-    /// The next offset of every queue.
-    pub queue_offsets: Vec<(String, u32, QueueOffset)>,
-    /// Store timestamp of the last record; 0 when there is none.
-    pub last_store_timestamp_ms: i64,
 }
 
 /// What the serve core goes on from.
