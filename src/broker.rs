@@ -3,8 +3,10 @@
 //! Lives on the shard's serve core, is `!Send` and shares nothing with other shards. Everything in it is plain state that is
 //! told the time; requests reach it through [`crate::processor`], which borrows the [`BrokerCell`] only between awaits.
 
+pub mod config_file;
 pub mod consumer_offset;
 pub mod consumer_table;
+pub mod name;
 pub mod producer_table;
 pub mod queue_lock;
 pub mod subscription_group;
@@ -32,6 +34,18 @@ pub struct Identity {
     pub broker_id: i64,
     /// The address that clients are told, and that message ids and records carry.
     pub addr: SocketAddr,
+}
+
+#[cfg(test)]
+impl Identity {
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            cluster: "DefaultCluster".to_owned(),
+            broker_name: "ringmq-0".to_owned(),
+            broker_id: 0,
+            addr: "127.0.0.1:10911".parse().expect("a literal"),
+        }
+    }
 }
 
 /// What can be configured of a broker's behaviour.

@@ -1,4 +1,233 @@
-//! The ConsumerOffsetTable of one broker.
+//! How far every group has come in every queue: the next offset to consume. Kept in `consumerOffset.json`, in RocketMQ's form.
+//!
+//! Clients commit what they like, also going back. The file is written every 5 s when something has changed, and at the end:
+//! after a kill a group may get the messages of the last 5 s again, as RocketMQ promises it.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Deserialize;
+
+use crate::remoting::body::topic::DataVersion;
+
+/// How many commits move the table's version on, as tools that copy the table look at it.
+const COMMITS_PER_VERSION: u64 = 500;
+
+/// Offsets by group and topic, then by queue.
 #[derive(Debug, Default)]
-pub struct ConsumerOffsetTable;
+pub struct ConsumerOffsetTable {
+    /// Key: `topic@group`.
+    offsets: BTreeMap<String, BTreeMap<i32, i64>>,
+    data_version: DataVersion,
+    generation: u64,
+}
+
+/// `consumerOffset.json`.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct OffsetsFile {
+    data_version: DataVersion,
+    offset_table: BTreeMap<String, BTreeMap<i32, i64>>,
+}
+
+impl ConsumerOffsetTable {
+    /// Takes over a `consumerOffset.json`.
+    ///
+    /// # Errors
+    /// A file that is not in RocketMQ's form.
+    pub fn load(&mut self, file: &[u8]) -> Result<(), serde_json::Error> {
+        let file: OffsetsFile = serde_json::from_slice(&quote_integer_keys(file))?;
+        self.offsets = file.offset_table;
+        self.data_version = file.data_version;
+        Ok(())
+    }
+
+    /// The table as `consumerOffset.json`: integer keys stand without quotes.
+    pub fn to_file(&self) -> Vec<u8> {
+        let DataVersion { counter, state_version, timestamp } = self.data_version;
+        let mut out = format!(
+            "{{\n\t\"dataVersion\":{{\n\t\t\"counter\":{counter},\n\t\t\"stateVersion\":{state_version},\n\t\t\
+             \"timestamp\":{timestamp}\n\t}},\n\t\"offsetTable\":{{"
+        );
+        for (index, (key, queues)) in self.offsets.iter().enumerate() {
+            out.push_str(if index == 0 { "\n\t\t" } else { ",\n\t\t" });
+            out.push_str(&serde_json::Value::from(key.as_str()).to_string());
+            out.push_str(":{");
+            for (index, (queue_id, offset)) in queues.iter().enumerate() {
+                let comma = if index == 0 { "" } else { "," };
+                write!(out, "{comma}{queue_id}:{offset}").expect("a String takes everything");
+            }
+            out.push('}');
+        }
+        out.push_str("\n\t}\n}");
+        out.into_bytes()
+    }
+
+    /// Counts the changes of this table since the start.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Takes note that `group` will consume `offset` next.
+    pub fn commit(&mut self, group: &str, topic: &str, queue_id: i32, offset: i64, now_ms: i64) {
+        let key = key(topic, group);
+        let queues = match self.offsets.get_mut(&key) {
+            Some(queues) => queues,
+            None => self.offsets.entry(key).or_default(),
+        };
+        if queues.insert(queue_id, offset) == Some(offset) {
+            return;
+        }
+        self.changed(now_ms);
+    }
+
+    /// The next offset that `group` will consume; `None` when it never said.
+    pub fn get(&self, group: &str, topic: &str, queue_id: i32) -> Option<i64> {
+        self.offsets.get(&key(topic, group))?.get(&queue_id).copied()
+    }
+
+    /// All that `group` said of a topic, by queue.
+    pub fn queues(&self, group: &str, topic: &str) -> Option<&BTreeMap<i32, i64>> {
+        self.offsets.get(&key(topic, group))
+    }
+
+    /// Topics of which a group has offsets.
+    pub fn topics_of<'a>(&'a self, group: &'a str) -> impl Iterator<Item = &'a str> {
+        self.pairs().filter_map(move |(topic, of)| (of == group).then_some(topic))
+    }
+
+    /// Groups that have offsets of a topic.
+    pub fn groups_of<'a>(&'a self, topic: &'a str) -> impl Iterator<Item = &'a str> {
+        self.pairs().filter_map(move |(of, group)| (of == topic).then_some(group))
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.offsets.keys().filter_map(|key| key.split_once('@'))
+    }
+
+    pub fn remove_topic(&mut self, topic: &str, now_ms: i64) {
+        self.remove(|of, _| of == topic, now_ms);
+    }
+
+    pub fn remove_group(&mut self, group: &str, now_ms: i64) {
+        self.remove(|_, of| of == group, now_ms);
+    }
+
+    fn remove(&mut self, gone: impl Fn(&str, &str) -> bool, now_ms: i64) {
+        let before = self.offsets.len();
+        self.offsets.retain(|key, _| !key.split_once('@').is_some_and(|(topic, group)| gone(topic, group)));
+        if self.offsets.len() < before {
+            self.changed(now_ms);
+        }
+    }
+
+    fn changed(&mut self, now_ms: i64) {
+        self.generation += 1;
+        if self.generation.is_multiple_of(COMMITS_PER_VERSION) {
+            self.data_version.advance(now_ms);
+        }
+    }
+}
+
+/// fastjson leaves integer keys without quotes, which no JSON reader takes: puts them in.
+fn quote_integer_keys(json: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(json.len() + json.len() / 8);
+    let (mut in_string, mut escaped, mut in_key, mut key_may_start) = (false, false, false, false);
+    for &byte in json {
+        if in_string {
+            in_string = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+        } else if in_key {
+            if !byte.is_ascii_digit() {
+                out.push(b'"');
+                in_key = false;
+            }
+        } else if key_may_start && (byte.is_ascii_digit() || byte == b'-') {
+            out.push(b'"');
+            in_key = true;
+        } else {
+            in_string = byte == b'"';
+        }
+        key_may_start =
+            !in_string && (matches!(byte, b'{' | b',') || (key_may_start && byte.is_ascii_whitespace()));
+        out.push(byte);
+    }
+    out
+}
+
+fn key(topic: &str, group: &str) -> String {
+    let mut key = String::with_capacity(topic.len() + 1 + group.len());
+    key.push_str(topic);
+    key.push('@');
+    key.push_str(group);
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_are_kept_by_group_topic_and_queue_and_may_go_back() {
+        let mut table = ConsumerOffsetTable::default();
+        assert_eq!(table.get("g", "T", 0), None);
+        table.commit("g", "T", 0, 10, 1);
+        table.commit("g", "T", 1, 20, 1);
+        table.commit("h", "T", 0, 30, 1);
+        table.commit("g", "T", 0, 5, 1);
+        assert_eq!(table.get("g", "T", 0), Some(5));
+        assert_eq!(table.get("h", "T", 0), Some(30));
+        assert_eq!(table.get("g", "U", 0), None);
+        assert_eq!(table.generation(), 4);
+        table.commit("g", "T", 0, 5, 1);
+        assert_eq!(table.generation(), 4, "nothing to write");
+    }
+
+    #[test]
+    fn the_file_has_integer_keys_without_quotes_and_brings_everything_back() {
+        let mut before = ConsumerOffsetTable::default();
+        before.commit("g1", "Orders", 1, 9, 1);
+        before.commit("g1", "Orders", 0, 12, 1);
+        before.commit("g1", "%RETRY%g1", 0, 2, 1);
+        let file = before.to_file();
+        let text = String::from_utf8(file.clone()).expect("JSON is text");
+        assert!(text.contains("\"%RETRY%g1@g1\":{0:2},\n\t\t\"Orders@g1\":{0:12,1:9}"), "{text}");
+        let mut after = ConsumerOffsetTable::default();
+        after.load(&file).expect("our own file");
+        assert_eq!(after.offsets, before.offsets);
+    }
+
+    #[test]
+    fn a_stock_file_is_read() {
+        let stock =
+            b"{\n\t\"dataVersion\":{\"counter\":1,\"stateVersion\":0,\"timestamp\":5},\n\t\"offsetTable\":{\
+            \"Orders@g1\":{0:12,1:9\n\t\t},\"%RETRY%g1@g1\":{0:2},\"Q@h\":{\"3\":4}}}";
+        let mut table = ConsumerOffsetTable::default();
+        table.load(stock).expect("RocketMQ wrote it");
+        assert_eq!(table.get("g1", "Orders", 1), Some(9));
+        assert_eq!(table.get("g1", "%RETRY%g1", 0), Some(2));
+        assert_eq!(table.get("h", "Q", 3), Some(4), "quoted keys are as good");
+        assert!(table.load(b"{\"offsetTable\":{").is_err());
+    }
+
+    #[test]
+    fn an_empty_table_is_a_file_too() {
+        let mut table = ConsumerOffsetTable::default();
+        table.load(&ConsumerOffsetTable::default().to_file()).expect("our own file");
+        assert_eq!(table.pairs().count(), 0);
+    }
+
+    #[test]
+    fn topics_and_groups_can_be_forgotten() {
+        let mut table = ConsumerOffsetTable::default();
+        table.commit("g", "T", 0, 1, 1);
+        table.commit("h", "T", 0, 1, 1);
+        table.commit("g", "U", 0, 1, 1);
+        assert_eq!(table.topics_of("g").collect::<Vec<_>>(), ["T", "U"]);
+        assert_eq!(table.groups_of("T").collect::<Vec<_>>(), ["g", "h"]);
+        table.remove_topic("T", 2);
+        assert_eq!((table.get("g", "T", 0), table.get("g", "U", 0)), (None, Some(1)));
+        table.remove_group("g", 2);
+        assert_eq!(table.pairs().count(), 0);
+    }
+}
