@@ -3,9 +3,12 @@
 //! Lives on the shard's serve core, is `!Send` and shares nothing with other shards. Everything in it is plain state that is
 //! told the time; requests reach it through [`crate::processor`], which borrows the [`BrokerCell`] only between awaits.
 
+pub mod append_queue;
 pub mod config_file;
 pub mod consumer_offset;
 pub mod consumer_table;
+pub mod delay_schedule;
+pub mod held_pulls;
 pub mod name;
 pub mod producer_table;
 pub mod queue_lock;
@@ -17,9 +20,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use shards::message_store::MessageStore;
+
 use crate::remoting::body::topic::{DataVersion, TopicConfig};
+use append_queue::AppendQueue;
 use consumer_offset::ConsumerOffsetTable;
 use consumer_table::ConsumerTable;
+use delay_schedule::DelaySchedule;
+use held_pulls::HeldPulls;
 use producer_table::ProducerTable;
 use queue_lock::QueueLockTable;
 use subscription_group::SubscriptionGroupTable;
@@ -88,12 +96,16 @@ pub trait Outside {
 pub struct Broker {
     pub identity: Identity,
     pub settings: Settings,
+    pub store: MessageStore,
     pub topics: TopicTable,
     pub groups: SubscriptionGroupTable,
     pub consumers: ConsumerTable,
     pub producers: ProducerTable,
     pub offsets: ConsumerOffsetTable,
     pub queue_locks: QueueLockTable,
+    pub appends: AppendQueue,
+    pub held_pulls: HeldPulls,
+    pub delay: DelaySchedule,
     pub outside: Rc<dyn Outside>,
 }
 

@@ -42,6 +42,8 @@ impl std::fmt::Debug for Served {
 pub struct Call<'a, 'f> {
     pub broker: &'a BrokerCell,
     pub connection: &'a Rc<Connection>,
+    /// What `request` was read from: whoever answers later keeps a clone, which costs two reference counts.
+    pub frame: &'a Frame,
     pub request: &'a Request<'f>,
     pub reply_to: ReplyTo,
     /// When the request was read, milliseconds since the epoch.
@@ -81,7 +83,7 @@ pub fn serve(broker: &BrokerCell, connection: &Rc<Connection>, frame: &Frame) ->
         serialize_type: request.serialize_type,
         oneway: request.is_oneway(),
     };
-    let call = Call { broker, connection, request: &request, reply_to, now_ms: wall_clock_ms() };
+    let call = Call { broker, connection, frame, request: &request, reply_to, now_ms: wall_clock_ms() };
     match dispatch(&call) {
         Ok(served) => Ok(served),
         Err(refusal) => {

@@ -32,6 +32,10 @@ pub const COLD_CACHE_BYTES: usize = 16 << 20;
 /// Encoded records that a serve core may have handed to its log core without a result, bytes. Beyond it the serve core keeps
 /// them, and stops reading from the connections that sent them.
 pub const APPEND_IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+/// Encoded records that a serve core keeps for a later batch, bytes. Beyond it sends get SYSTEM_BUSY.
+pub const APPEND_QUEUED_BYTES_MAX: usize = 64 << 20;
+/// Delayed messages of one level that may be on their way to their real topics at once. The next wait for their turn.
+pub const DELAYED_IN_FLIGHT_MAX: u32 = 1024;
 /// Dispatched entries that wait for the side thread, per shard. Beyond it sends get SYSTEM_BUSY.
 pub const DERIVED_BACKLOG_ENTRIES_MAX: usize = 4 << 20;
 

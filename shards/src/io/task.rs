@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -39,6 +40,19 @@ impl Signal {
         if let Some(waiter) = self.waiter.borrow_mut().take() {
             waiter.wake();
         }
+    }
+
+    /// The same as [`Self::wait`], but for at most `duration`. Returns whether the flag was raised.
+    pub async fn wait_at_most(&self, duration: Duration) -> bool {
+        let mut wait = pin!(self.wait());
+        let mut sleep = pin!(sleep(duration));
+        poll_fn(|context| {
+            if wait.as_mut().poll(context).is_ready() {
+                return Poll::Ready(true);
+            }
+            sleep.as_mut().poll(context).map(|()| false)
+        })
+        .await
     }
 
     /// Waits until the flag is raised, and lowers it.
