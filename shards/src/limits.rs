@@ -23,6 +23,9 @@ pub const SEGMENT_BYTES_MIN: u64 = 16 << 20;
 /// Most bytes that one flush writes. What was placed beyond goes out with the next flush. Recovery relies on it: nothing that
 /// is further than this behind a torn record can belong to the same unfinished flush.
 pub const FLUSH_BYTES_MAX: usize = 1 << 20;
+/// Most bytes that are written and not yet durable in the lazy flush mode. Beyond it the next write waits for the disk. Recovery
+/// relies on it in the same way.
+pub const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
 /// Size of one block of the hot tail, bytes, unless configured. A larger record gets a block of its own.
 pub const TAIL_BLOCK_BYTES: usize = 1 << 20;
 /// Hot tail kept for readers per shard, bytes, unless configured. Older data is read from the disk.

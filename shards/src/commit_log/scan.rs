@@ -1,24 +1,36 @@
-//! Reads a log from a known good place to its end and says how it ends: cleanly, torn by a crash, or damaged.
+//! Reads a log from a known good place to its end, and says how it ends: cleanly, torn by a crash, or damaged.
 //!
-//! A record counts when magic, sizes, its own physical offset and its CRCs agree. At the first place `X` where that is not so the log ends,
-//! and what lies behind decides why:
+//! A record counts when magic, sizes, its own physical offset and its CRCs agree. At the first place `X` where that is not
+//! so the log ends, and what lies behind decides why:
 //!
 //! ```text
 //!  good records │X            torn window              │ searched for good records
 //!  ─────────────┼──────────────────────────────────────┼──────────────────────────►
-//!               │ can hold parts of the one write that │ was durable before that write began:
-//!               │ was under way when the process died  │ a good record here means that X is damage
+//!               │ may hold parts of what was not yet   │ was never written while X was not durable:
+//!               │ durable when the process died        │ a good record here means that X is damage
 //! ```
-//! Nothing but zeros in the window: a clean end. Otherwise the tail is torn: it holds nothing that was acknowledged, and must be zeroed
-//! ([`cut`]) before the log is used, so that a later reader cannot take its rests for records.
+//! Nothing but zeros in the window: a clean end. Otherwise the tail is torn: it holds nothing that was acknowledged, and must
+//! be zeroed ([`cut`]) before the log is used, so that no later reader takes its rests for records.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::commit_log::segment::Segment;
-use crate::io::disk::Disk;
+use crate::commit_log::segment::{segment_path, segment_start};
+use crate::commit_log::{PAGE_BYTES, page_floor};
+use crate::io::disk::{Disk, DiskFile};
+use crate::limits::{FLUSH_BYTES_MAX, UNSYNCED_BYTES_MAX};
 use crate::position::PhysicalOffset;
-use crate::record::RecordView;
+use crate::record::{IDENTITY_BYTES, MAGIC_V1, MAGIC_V2, RecordError, RecordView, peek_size};
+
+/// Name of the file in a shard's folder that exists while the log may hold more than one flush of undurable bytes: it is or
+/// was written in the lazy flush mode.
+pub const UNSYNCED_MARKER: &str = "unsynced";
+
+const READ_BYTES: usize = 4 << 20;
+/// How far behind the torn window good records are searched for. The log has no gaps, so what was durable there begins with
+/// the rest of a record at most, and then has record after record. The start of every later segment is looked at too.
+const SEARCH_BYTES: u64 = 32 << 20;
+const ZERO_PAGE: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
 
 /// Why the log cannot be read. The shard does not start; nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -26,20 +38,23 @@ pub enum ScanError {
     #[error("cannot read or repair {path}: {source}")]
     Io { path: PathBuf, source: io::Error },
     #[error(
-        "{path} is not a CommitLog file name: 20 digits, a multiple of the file size {segment_bytes}, are needed; move it away if it does not belong here"
+        "{path} is not named like a CommitLog file of {segment_bytes} bytes (20 digits, a multiple of that size); \
+         move it away, or use the size that the store was made with"
     )]
     SegmentName { path: PathBuf, segment_bytes: u64 },
     #[error(
-        "{path} has {found_bytes} bytes, the store's CommitLog files have {segment_bytes}; set the size the store was made with"
+        "{path} has {found_bytes} bytes, but the CommitLog files of this store have {segment_bytes}; \
+         restore it, or use the size that the store was made with"
     )]
     SegmentSize { path: PathBuf, found_bytes: u64, segment_bytes: u64 },
-    #[error("{path} is missing between other CommitLog files; bring it back")]
+    #[error("{path} is missing between other CommitLog files; restore it")]
     SegmentMissing { path: PathBuf },
-    #[error("the scan should start at {from}, but the log has bytes {log_start}..{log_end} only")]
+    #[error("a scan from log offset {from} is not possible: the log goes from {log_start} to {log_end}")]
     FromOutside { from: PhysicalOffset, log_start: PhysicalOffset, log_end: PhysicalOffset },
-    /// A bad place with good, newer records behind it. Never cut: it would lose acknowledged messages.
+    /// A bad place with good, newer records behind it. Never cut: that would lose acknowledged messages.
     #[error(
-        "{path} is damaged at byte {file_offset} (log offset {at}: {reason}), but good records follow at log offset {good_at}; restore the file from a copy"
+        "{path} is damaged at byte {file_offset} (log offset {at}: {reason}), yet good records follow at log offset \
+         {good_at}; restore the file from a copy"
     )]
     Corrupt { path: PathBuf, file_offset: u64, at: PhysicalOffset, reason: String, good_at: PhysicalOffset },
 }
@@ -47,11 +62,23 @@ pub enum ScanError {
 /// What is scanned.
 #[derive(Clone, Copy, Debug)]
 pub struct ScanLog<'a> {
-    /// As [`crate::commit_log::segment::list_segments`] gives them.
-    pub segments: &'a [Segment],
+    /// The folder of the segments.
+    pub dir: &'a Path,
+    /// Their starts, as [`crate::commit_log::segment::list_segments`] gives them.
+    pub segments: &'a [PhysicalOffset],
     pub segment_bytes: u64,
     /// Most bytes that could be written and not yet durable when the process died: see [`torn_window_bytes`].
     pub torn_window_bytes: u64,
+}
+
+impl ScanLog<'_> {
+    fn start(&self) -> PhysicalOffset {
+        self.segments.first().copied().unwrap_or_default()
+    }
+
+    fn end(&self) -> PhysicalOffset {
+        self.segments.last().map_or(PhysicalOffset::ZERO, |last| last.plus(self.segment_bytes))
+    }
 }
 
 /// How a log ends.
@@ -74,12 +101,17 @@ pub struct TornTail {
     pub reason: String,
 }
 
-/// How much a crash can have left half-written, as the shard was run last: a marker in `shard_dir` says that it flushed lazily.
+/// How many bytes can have been written and not durable, from the way in which the shard was run last.
 ///
 /// # Errors
 /// When the folder cannot be read.
-pub fn torn_window_bytes<D: Disk>(_disk: &D, _shard_dir: &Path) -> Result<u64, ScanError> {
-    unimplemented!("follows")
+pub fn torn_window_bytes<D: Disk>(disk: &D, shard_dir: &Path) -> Result<u64, ScanError> {
+    let path = shard_dir.join(UNSYNCED_MARKER);
+    match disk.exists(&path) {
+        Ok(true) => Ok(UNSYNCED_BYTES_MAX),
+        Ok(false) => Ok(FLUSH_BYTES_MAX as u64),
+        Err(source) => Err(ScanError::Io { path, source }),
+    }
 }
 
 /// Gives every record from `from` on to `sink`, in log order, and judges the end. Changes nothing on the disk.
@@ -87,18 +119,273 @@ pub fn torn_window_bytes<D: Disk>(_disk: &D, _shard_dir: &Path) -> Result<u64, S
 /// # Errors
 /// [`ScanError`], or the first error of `sink`.
 pub fn scan<D: Disk, E: From<ScanError>>(
-    _disk: &D,
-    _log: &ScanLog<'_>,
-    _from: PhysicalOffset,
-    _sink: &mut dyn FnMut(&RecordView<'_>) -> Result<(), E>,
+    disk: &D,
+    log: &ScanLog<'_>,
+    from: PhysicalOffset,
+    sink: &mut dyn FnMut(&RecordView<'_>) -> Result<(), E>,
 ) -> Result<ScanEnd, E> {
-    unimplemented!("follows")
+    if from < log.start() || from > log.end() {
+        let (log_start, log_end) = (log.start(), log.end());
+        return Err(ScanError::FromOutside { from, log_start, log_end }.into());
+    }
+    let mut reader = LogReader::new(disk, *log);
+    let mut at = from;
+    loop {
+        match reader.judge(at)? {
+            Found::Record(record) => {
+                let size = record.total_size() as u64;
+                sink(&record)?;
+                at = at.plus(size);
+            }
+            Found::Blank => at = segment_start(at, log.segment_bytes).plus(log.segment_bytes),
+            Found::End => return Ok(ScanEnd { end: at, tail_page: Vec::new(), torn: None }),
+            Found::Bad { reason, claimed_bytes } => {
+                let torn = reader.classify(at, &reason, claimed_bytes)?;
+                let page = page_floor(at);
+                let tail_bytes = usize::try_from(at.since(page)).expect("less than a page");
+                let tail_page = reader.bytes(page, tail_bytes)?[..tail_bytes].to_vec();
+                return Ok(ScanEnd { end: at, tail_page, torn });
+            }
+        }
+    }
 }
 
-/// Zeroes a torn tail, durably.
+/// Zeroes a torn tail, durably. A crash on the way leaves a tail that is still recognised and cut as a whole.
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn cut<D: Disk>(_disk: &D, _log: &ScanLog<'_>, _torn: &TornTail) -> Result<(), ScanError> {
-    unimplemented!("follows")
+pub fn cut<D: Disk>(disk: &D, log: &ScanLog<'_>, torn: &TornTail) -> Result<(), ScanError> {
+    // The first record's head says how far the torn tail may reach, so it goes last.
+    let head_end = page_floor(torn.from.plus(IDENTITY_BYTES as u64 + PAGE_BYTES as u64)).min(torn.to);
+    zero(disk, log, head_end, torn.to)?;
+    zero(disk, log, torn.from, head_end)
 }
+
+fn zero<D: Disk>(
+    disk: &D,
+    log: &ScanLog<'_>,
+    from: PhysicalOffset,
+    to: PhysicalOffset,
+) -> Result<(), ScanError> {
+    let zeros = vec![0; READ_BYTES];
+    let mut at = from;
+    while at < to {
+        let start = segment_start(at, log.segment_bytes);
+        let end = start.plus(log.segment_bytes).min(to);
+        let path = segment_path(log.dir, start);
+        let zero_file = || {
+            let file = disk.open(&path)?;
+            file.settle()?;
+            while at < end {
+                let bytes = usize::try_from(end.since(at)).unwrap_or(READ_BYTES).min(READ_BYTES);
+                file.write_all_at(&zeros[..bytes], at.since(start))?;
+                at = at.plus(bytes as u64);
+            }
+            file.sync_data()
+        };
+        let mut zero_file = zero_file;
+        zero_file().map_err(|source| ScanError::Io { path: path.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// What is at a place of the log.
+enum Found<'b> {
+    Record(RecordView<'b>),
+    /// The log goes on in the next segment.
+    Blank,
+    /// No segment holds this place.
+    End,
+    Bad {
+        reason: String,
+        /// The size of the record that should be here, when at least its head is.
+        claimed_bytes: Option<usize>,
+    },
+}
+
+/// Reads the segments through one buffer.
+struct LogReader<'a, D: Disk> {
+    disk: &'a D,
+    log: ScanLog<'a>,
+    file: Option<(PhysicalOffset, D::File)>,
+    buffer: Vec<u8>,
+    buffer_start: PhysicalOffset,
+}
+
+impl<'a, D: Disk> LogReader<'a, D> {
+    fn new(disk: &'a D, log: ScanLog<'a>) -> Self {
+        Self { disk, log, file: None, buffer: Vec::new(), buffer_start: PhysicalOffset::ZERO }
+    }
+
+    /// The bytes from `at` on: at least `bytes_min` unless the segment ends before, never beyond the segment.
+    fn bytes(&mut self, at: PhysicalOffset, bytes_min: usize) -> Result<&[u8], ScanError> {
+        let segment = segment_start(at, self.log.segment_bytes);
+        if self.log.segments.binary_search(&segment).is_err() {
+            return Ok(&[]);
+        }
+        let segment_end = segment.plus(self.log.segment_bytes);
+        let rest = usize::try_from(segment_end.since(at)).unwrap_or(usize::MAX);
+        let buffer_end = self.buffer_start.plus(self.buffer.len() as u64);
+        let wanted_end = at.plus(bytes_min.min(rest) as u64);
+        if at < self.buffer_start || wanted_end > buffer_end || segment != self.buffer_segment() {
+            self.read(segment, at, rest.min(bytes_min.max(READ_BYTES)))?;
+        }
+        let skip = usize::try_from(at.since(self.buffer_start)).expect("the buffer holds the place");
+        Ok(&self.buffer[skip..])
+    }
+
+    fn buffer_segment(&self) -> PhysicalOffset {
+        segment_start(self.buffer_start, self.log.segment_bytes)
+    }
+
+    fn read(&mut self, segment: PhysicalOffset, at: PhysicalOffset, bytes: usize) -> Result<(), ScanError> {
+        let path = segment_path(self.log.dir, segment);
+        let mut read = || {
+            if self.file.as_ref().is_none_or(|(start, _)| *start != segment) {
+                let file = self.disk.open(&path)?;
+                file.settle()?;
+                self.file = Some((segment, file));
+            }
+            let (_, file) = self.file.as_ref().expect("opened above");
+            self.buffer.resize(bytes, 0);
+            self.buffer_start = at;
+            file.read_exact_at(&mut self.buffer, at.since(segment))
+        };
+        read().map_err(|source| {
+            // Half-filled, it must not serve a later read.
+            self.buffer.clear();
+            ScanError::Io { path, source }
+        })
+    }
+
+    fn judge(&mut self, at: PhysicalOffset) -> Result<Found<'_>, ScanError> {
+        let segment_end = segment_start(at, self.log.segment_bytes).plus(self.log.segment_bytes);
+        let rest_bytes = segment_end.since(at);
+        let head = self.bytes(at, IDENTITY_BYTES)?;
+        if head.is_empty() {
+            return Ok(Found::End);
+        }
+        let size = match peek_size(head) {
+            Ok(size) => size,
+            Err(RecordError::Blank { size_bytes }) if size_bytes == rest_bytes => return Ok(Found::Blank),
+            Err(error) => return Ok(Found::Bad { reason: error.to_string(), claimed_bytes: None }),
+        };
+        if size as u64 > rest_bytes {
+            let reason = format!("a record of {size} bytes crosses the end of the file");
+            return Ok(Found::Bad { reason, claimed_bytes: None });
+        }
+        let bytes = self.bytes(at, size)?;
+        let own_offset =
+            i64::from_be_bytes(bytes[IDENTITY_BYTES - 8..IDENTITY_BYTES].try_into().expect("8 bytes"));
+        if PhysicalOffset::from_i64(own_offset) != Some(at) {
+            let reason = format!("the record says that it belongs to log offset {own_offset}");
+            return Ok(Found::Bad { reason, claimed_bytes: None });
+        }
+        match RecordView::parse(bytes).and_then(|record| record.verify_crc().map(|()| record)) {
+            Ok(record) => Ok(Found::Record(record)),
+            Err(error) => Ok(Found::Bad { reason: error.to_string(), claimed_bytes: Some(size) }),
+        }
+    }
+
+    /// Why the log ends at `at`: cleanly (`None`) or torn.
+    ///
+    /// # Errors
+    /// When it is damage.
+    fn classify(
+        &mut self,
+        at: PhysicalOffset,
+        reason: &str,
+        claimed_bytes: Option<usize>,
+    ) -> Result<Option<TornTail>, ScanError> {
+        // What was not durable began before the end of the record at `at`; if even its head is not there, before the
+        // head's end. From that beginning on, at most the window was written.
+        let bad_bytes = claimed_bytes.unwrap_or(IDENTITY_BYTES) as u64;
+        let window = bad_bytes + self.log.torn_window_bytes + PAGE_BYTES as u64;
+        let to = page_floor(at.plus(window + PAGE_BYTES as u64)).min(self.log.end());
+        if let Some(good_at) = self.find_good(to)? {
+            let start = segment_start(at, self.log.segment_bytes);
+            return Err(ScanError::Corrupt {
+                path: segment_path(self.log.dir, start),
+                file_offset: at.since(start),
+                at,
+                reason: reason.to_owned(),
+                good_at,
+            });
+        }
+        let torn = !self.is_zero(at, to)?;
+        Ok(torn.then(|| TornTail { from: at, to, reason: reason.to_owned() }))
+    }
+
+    /// The first good record at or behind `from`, as far as is searched.
+    fn find_good(&mut self, from: PhysicalOffset) -> Result<Option<PhysicalOffset>, ScanError> {
+        let search_end = from.plus(SEARCH_BYTES).min(self.log.end());
+        let mut at = from;
+        while at < search_end {
+            if let Some(candidate) = self.next_candidate(at, search_end)? {
+                if matches!(self.judge(candidate)?, Found::Record(_)) {
+                    return Ok(Some(candidate));
+                }
+                at = candidate.plus(1);
+            } else {
+                break;
+            }
+        }
+        for index in 0..self.log.segments.len() {
+            let start = self.log.segments[index];
+            if start >= from && matches!(self.judge(start)?, Found::Record(_)) {
+                return Ok(Some(start));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first place in `[from, to)` with a record's magic four bytes further on.
+    fn next_candidate(
+        &mut self,
+        from: PhysicalOffset,
+        to: PhysicalOffset,
+    ) -> Result<Option<PhysicalOffset>, ScanError> {
+        const HEAD_BYTES: usize = 8;
+        let mut at = from;
+        while at < to {
+            let bytes = self.bytes(at, HEAD_BYTES)?;
+            if bytes.len() < HEAD_BYTES {
+                at = segment_start(at, self.log.segment_bytes).plus(self.log.segment_bytes);
+                continue;
+            }
+            if bytes.starts_with(&ZERO_PAGE) {
+                // The last bytes may be the size of a record whose magic is in the next page.
+                at = at.plus((PAGE_BYTES - HEAD_BYTES) as u64);
+                continue;
+            }
+            let bytes = &bytes[..bytes.len().min(PAGE_BYTES)];
+            let found = bytes.windows(HEAD_BYTES).position(|head| {
+                let magic = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
+                matches!(magic, MAGIC_V1 | MAGIC_V2)
+            });
+            if let Some(skip) = found {
+                let candidate = at.plus(skip as u64);
+                return Ok((candidate < to).then_some(candidate));
+            }
+            at = at.plus((bytes.len() - HEAD_BYTES + 1) as u64);
+        }
+        Ok(None)
+    }
+
+    fn is_zero(&mut self, from: PhysicalOffset, to: PhysicalOffset) -> Result<bool, ScanError> {
+        let mut at = from;
+        while at < to {
+            let bytes = self.bytes(at, 1)?;
+            let wanted = usize::try_from(to.since(at)).unwrap_or(usize::MAX);
+            let bytes = &bytes[..bytes.len().min(PAGE_BYTES).min(wanted)];
+            if bytes != &ZERO_PAGE[..bytes.len()] {
+                return Ok(false);
+            }
+            at = at.plus(bytes.len() as u64);
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,6 @@
 //! The files of a CommitLog: names, sizes, order.
+//!
+//! All segments of a log have the same size. A segment's name is the log offset of its first byte in 20 digits, so its start says all.
 
 use std::path::{Path, PathBuf};
 
@@ -6,14 +8,7 @@ use crate::commit_log::scan::ScanError;
 use crate::io::disk::{Disk, DiskFile};
 use crate::position::PhysicalOffset;
 
-/// One file of the log. All have the same size; the name is the offset of the first byte, in 20 digits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Segment {
-    pub start: PhysicalOffset,
-    pub path: PathBuf,
-}
-
-/// A segment gets this ending while it is being made; the final name appears when it has its full size.
+/// A segment has this ending while it is being made; the final name appears when it has its full size.
 pub const UNFINISHED_SUFFIX: &str = ".tmp";
 
 /// The file of the segment that starts at `start`.
@@ -26,43 +21,96 @@ pub fn segment_start(at: PhysicalOffset, segment_bytes: u64) -> PhysicalOffset {
     PhysicalOffset::new(at.get() - at.get() % segment_bytes)
 }
 
-/// The segments in `dir`, in log order. Unfinished ones are left out. An empty last file, which RocketMQ may leave, too.
+/// The starts of the segments in `dir`, in log order. Left out: unfinished ones, and an empty last file, which RocketMQ may
+/// leave.
 ///
 /// # Errors
 /// When a file has a wrong name or size, or one is missing between others.
-pub fn list_segments<D: Disk>(disk: &D, dir: &Path, segment_bytes: u64) -> Result<Vec<Segment>, ScanError> {
-    let io_error = |path: &Path| {
-        let path = path.to_owned();
-        move |source| ScanError::Io { path, source }
-    };
-    let mut segments: Vec<Segment> = Vec::new();
-    let names = disk.list(dir).map_err(io_error(dir))?;
-    let names: Vec<_> = names
-        .iter()
-        .filter(|name| !name.as_encoded_bytes().ends_with(UNFINISHED_SUFFIX.as_bytes()))
-        .collect();
+pub fn list_segments<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    segment_bytes: u64,
+) -> Result<Vec<PhysicalOffset>, ScanError> {
+    let io_error = |path: &Path, source| ScanError::Io { path: path.to_owned(), source };
+    let mut names = disk.list(dir).map_err(|error| io_error(dir, error))?;
+    names.retain(|name| !name.as_encoded_bytes().ends_with(UNFINISHED_SUFFIX.as_bytes()));
+    let mut starts: Vec<PhysicalOffset> = Vec::with_capacity(names.len());
     for (index, name) in names.iter().enumerate() {
         let path = dir.join(name);
         let start = name
             .to_str()
-            .filter(|name| name.len() == 20 && name.bytes().all(|byte| byte.is_ascii_digit()))
-            .and_then(|name| name.parse::<u64>().ok())
-            .filter(|start| start % segment_bytes == 0)
+            .and_then(|name| parse_name(name, segment_bytes))
             .ok_or_else(|| ScanError::SegmentName { path: path.clone(), segment_bytes })?;
-        let found_bytes = disk.open(&path).and_then(|file| file.len()).map_err(io_error(&path))?;
+        let found_bytes =
+            disk.open(&path).and_then(|file| file.len()).map_err(|error| io_error(&path, error))?;
         if found_bytes == 0 && index + 1 == names.len() {
             break;
         }
         if found_bytes != segment_bytes {
             return Err(ScanError::SegmentSize { path, found_bytes, segment_bytes });
         }
-        if let Some(previous) = segments.last()
-            && previous.start.plus(segment_bytes).get() != start
+        if let Some(expected) = starts.last().map(|previous| previous.plus(segment_bytes))
+            && expected != start
         {
-            let missing = segment_path(dir, previous.start.plus(segment_bytes));
-            return Err(ScanError::SegmentMissing { path: missing });
+            return Err(ScanError::SegmentMissing { path: segment_path(dir, expected) });
         }
-        segments.push(Segment { start: PhysicalOffset::new(start), path });
+        starts.push(start);
     }
-    Ok(segments)
+    Ok(starts)
+}
+
+fn parse_name(name: &str, segment_bytes: u64) -> Option<PhysicalOffset> {
+    if name.len() != 20 || !name.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let start: u64 = name.parse().ok()?;
+    // One whole segment behind the start must still be a valid position.
+    let end = start.checked_add(segment_bytes)?;
+    (start % segment_bytes == 0 && i64::try_from(end).is_ok()).then(|| PhysicalOffset::new(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::disk::StdDisk;
+
+    fn dir_with(files: &[(&str, usize)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            std::fs::write(dir.path().join(name), vec![0; *bytes]).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn segments_are_listed_in_log_order_without_unfinished_ones() {
+        let dir = dir_with(&[
+            ("00000000000000016384", 8192),
+            ("00000000000000008192", 8192),
+            ("00000000000000024576.tmp", 100),
+            ("00000000000000024576", 0),
+        ]);
+        let starts = list_segments(&StdDisk, dir.path(), 8192).unwrap();
+        assert_eq!(starts, [PhysicalOffset::new(8192), PhysicalOffset::new(16384)]);
+        assert_eq!(
+            segment_path(dir.path(), starts[0]).file_name().unwrap().to_str(),
+            Some("00000000000000008192")
+        );
+        assert_eq!(segment_start(PhysicalOffset::new(16383), 8192), starts[0]);
+    }
+
+    #[test]
+    fn odd_files_are_named() {
+        let dir = dir_with(&[("00000000000000000000", 8192), ("00000000000000016384", 8192)]);
+        let error = list_segments(&StdDisk, dir.path(), 8192).unwrap_err();
+        assert!(error.to_string().contains("00000000000000008192 is missing"), "{error}");
+        let dir = dir_with(&[("00000000000000000000", 8000), ("00000000000000008192", 8192)]);
+        let error = list_segments(&StdDisk, dir.path(), 8192).unwrap_err();
+        assert!(error.to_string().contains("has 8000 bytes"), "{error}");
+        for name in ["notes.txt", "00000000000000000001", "99999999999999999999", "+0000000000000008192"] {
+            let dir = dir_with(&[(name, 8192)]);
+            let error = list_segments(&StdDisk, dir.path(), 8192).unwrap_err();
+            assert!(matches!(error, ScanError::SegmentName { .. }), "{name}: {error}");
+        }
+    }
 }
