@@ -5,8 +5,7 @@ use std::rc::Rc;
 
 use crate::append::{AppendBatch, Committed};
 use crate::io::block::BlockPool;
-use crate::position::PhysicalOffset;
-use crate::recovery::RecoveredLog;
+use crate::position::{PhysicalOffset, QueueOffset};
 
 /// When a message is acknowledged (RocketMQ's `flushDiskType`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +25,20 @@ pub struct LogShardConfig {
     /// Size of one segment, bytes, a multiple of 4096.
     pub segment_bytes: u64,
     pub flush: FlushMode,
+}
+
+/// What recovery found out about the log: all that is needed to go on appending.
+#[derive(Clone, Debug, Default)]
+pub struct RecoveredLog {
+    /// The starts of all segments, in log order, those beyond `end` too. None in a new store.
+    pub segments: Vec<PhysicalOffset>,
+    /// Where the next record goes.
+    pub end: PhysicalOffset,
+    /// Bytes of the last, partly filled page: from the page boundary to `end`.
+    pub tail_page: Vec<u8>,
+    /// The next queue offset of every queue that ever had a record.
+    pub queue_offsets: Vec<(String, u32, QueueOffset)>,
+    pub last_store_timestamp_ms: i64,
 }
 
 /// Why a log cannot be opened.
