@@ -13,6 +13,9 @@ use shards::limits;
 use placement::PlacementError;
 use text::ConfigText;
 
+/// Most shards of one store.
+const SHARDS_MAX: u32 = 1024;
+
 /// When a message is acknowledged (RocketMQ's `flushDiskType`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum FlushDiskType {
@@ -97,21 +100,14 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Resolves what was typed on a host with these CPUs.
+    /// Resolves what was typed, for a store of `shards` shards on a host with these CPUs.
     ///
     /// # Errors
     /// A value out of its range, or cores that do not place every shard exactly once.
-    pub fn resolve(text: ConfigText, allowed_cpus: &[usize]) -> Result<Self, ConfigError> {
-        let shard_count_default = text.cores.unwrap_or(allowed_cpus.len());
-        let listed = text.core.iter().flat_map(|core| core.log.iter().chain(&core.serve)).max();
-        let shards = match (text.shards, listed) {
-            (Some(shards), _) => shards,
-            (None, Some(highest)) => highest.saturating_add(1),
-            (None, None) => u32::try_from(shard_count_default).unwrap_or(u32::MAX),
-        };
+    pub fn resolve(text: ConfigText, shards: u32, allowed_cpus: &[usize]) -> Result<Self, ConfigError> {
         let port = text.port.unwrap_or(10_911);
         let ports_left = u32::from(u16::MAX - port) + 1;
-        in_range("shards", shards, 1, ports_left.min(1024))?;
+        in_range("shards", shards, 1, ports_left.min(SHARDS_MAX))?;
         let segment_bytes = text.mapped_file_size_commit_log.map_or(limits::SEGMENT_BYTES, |size| size.0);
         in_range("mappedFileSizeCommitLog", segment_bytes, limits::SEGMENT_BYTES_MIN, 1 << 30)?;
         if !segment_bytes.is_multiple_of(4096) {
@@ -122,12 +118,12 @@ impl Config {
         let cold_cache_bytes = bytes(text.cold_cache, limits::COLD_CACHE_BYTES);
         in_range("cold_cache", cold_cache_bytes, 1 << 20, usize::MAX)?;
         Ok(Self {
-            node_name: text.node_name.clone().unwrap_or_else(|| "ringmq".to_owned()),
+            node_name: text.node_name_or_default(),
             cluster: text.broker_cluster_name.clone().unwrap_or_else(|| "DefaultCluster".to_owned()),
             host: text.host.unwrap_or(IpAddr::from([127, 0, 0, 1])),
             port,
             namesrv_port: text.namesrv_port.unwrap_or(9876),
-            data: text.data.clone().unwrap_or_else(|| PathBuf::from("data")),
+            data: text.data_or_default(),
             shards,
             flush: text.flush_disk_type.unwrap_or_default(),
             segment_bytes,

@@ -23,8 +23,9 @@ const SHARD_FOLDERS: [&str; 4] = ["commitlog", "consumequeue", "index", "config"
 /// What a configuration wants of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreSettings {
-    /// Shards of a new store; `None`: as many as the store has, one when it is new.
+    /// Shards that the store must have; `None`: as many as it has, `shards_if_new` when it is new.
     pub shards: Option<u32>,
+    pub shards_if_new: u32,
     /// Size of one CommitLog file of a new store, bytes; `None`: as the store has, [`SEGMENT_BYTES`] when it is new.
     pub segment_bytes: Option<u64>,
     /// Name of the node that uses the store.
@@ -182,7 +183,7 @@ fn create(root: &Path, wanted: &StoreSettings) -> Result<Manifest, StoreDirError
     }
     let manifest = Manifest {
         store_id: random_store_id().map_err(failed)?,
-        shards: wanted.shards.unwrap_or(1),
+        shards: wanted.shards.unwrap_or(wanted.shards_if_new),
         segment_bytes: wanted.segment_bytes.unwrap_or(SEGMENT_BYTES),
         node: wanted.node.clone(),
     };
@@ -204,7 +205,7 @@ mod tests {
     use super::*;
 
     fn settings() -> StoreSettings {
-        StoreSettings { shards: Some(2), segment_bytes: None, node: "ringmq".to_owned() }
+        StoreSettings { shards: Some(2), shards_if_new: 1, segment_bytes: None, node: "ringmq".to_owned() }
     }
 
     #[test]
@@ -224,7 +225,8 @@ mod tests {
         let id = made.store_id();
         assert!(made.shard_dir(1).join("commitlog").is_dir());
         drop(made);
-        let any = StoreSettings { shards: None, segment_bytes: None, node: "ringmq".to_owned() };
+        let any =
+            StoreSettings { shards: None, shards_if_new: 1, segment_bytes: None, node: "ringmq".to_owned() };
         let again = StoreDir::open(root.path(), &any).unwrap();
         assert_eq!((again.shards(), again.segment_bytes(), again.store_id()), (2, SEGMENT_BYTES, id));
     }

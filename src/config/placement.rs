@@ -139,7 +139,9 @@ mod tests {
     use crate::config::Config;
 
     fn config(toml: &str, cpus: &[usize]) -> Result<Config, ConfigError> {
-        Config::resolve(ConfigText::parse(toml, "test.toml").unwrap(), cpus)
+        let text = ConfigText::parse(toml, "test.toml").unwrap();
+        let shards = text.wanted_shards().unwrap_or_else(|| text.default_shards(cpus));
+        Config::resolve(text, shards, cpus)
     }
 
     #[test]

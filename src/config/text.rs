@@ -127,6 +127,27 @@ impl ConfigText {
         toml::from_str(toml).map_err(malformed)
     }
 
+    /// The shards asked for, in so many words or as the highest one that a `[[core]]` table places.
+    pub fn wanted_shards(&self) -> Option<u32> {
+        let placed = self.core.iter().flat_map(|core| core.log.iter().chain(&core.serve)).max();
+        self.shards.or_else(|| placed.map(|highest| highest.saturating_add(1)))
+    }
+
+    /// The shards of a new store when none are asked for: one per core.
+    pub fn default_shards(&self, allowed_cpus: &[usize]) -> u32 {
+        u32::try_from(self.cores.unwrap_or(allowed_cpus.len())).unwrap_or(u32::MAX)
+    }
+
+    /// The folder of the store.
+    pub fn data_or_default(&self) -> PathBuf {
+        self.data.clone().unwrap_or_else(|| PathBuf::from("data"))
+    }
+
+    /// The name of the node.
+    pub fn node_name_or_default(&self) -> String {
+        self.node_name.clone().unwrap_or_else(|| "ringmq".to_owned())
+    }
+
     /// Overrides with environment variables, as `(name, value)`. Variables without our prefix are not looked at.
     ///
     /// # Errors
