@@ -15,6 +15,7 @@
 mod binary_header;
 pub mod body;
 pub mod code;
+pub mod fastjson;
 pub mod frame;
 pub mod header;
 mod json_header;

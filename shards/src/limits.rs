@@ -51,6 +51,8 @@ pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const HEADER_FIELDS_MAX: usize = 128;
 /// Longest remark in an answer, bytes. What is longer is cut: it may repeat what a peer sent.
 pub const REMARK_BYTES_MAX: usize = 4096;
+/// Most that a compressed broker registration may inflate to, bytes. A larger one is refused with SYSTEM_ERROR.
+pub const REGISTRATION_BYTES_MAX: u64 = 64 << 20;
 /// Unanswered request bytes plus unsent response bytes of one connection. Beyond it the connection is not read from.
 pub const CONNECTION_IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
 /// Connections that one listener holds. Further ones are closed at once.

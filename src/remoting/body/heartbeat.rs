@@ -2,14 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::remoting::fastjson::null_is_default;
+
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HeartbeatData {
     #[serde(rename = "clientID")]
     pub client_id: String,
-    #[serde(rename = "producerDataSet")]
+    #[serde(rename = "producerDataSet", deserialize_with = "null_is_default")]
     pub producers: Vec<ProducerData>,
-    #[serde(rename = "consumerDataSet")]
+    #[serde(rename = "consumerDataSet", deserialize_with = "null_is_default")]
     pub consumers: Vec<ConsumerData>,
     /// Not 0: a heartbeat of the second version, which may leave the subscriptions out.
     #[serde(rename = "heartbeatFingerprint")]
@@ -51,7 +53,9 @@ pub struct ConsumerData {
     pub consume_type: ConsumeType,
     pub message_model: MessageModel,
     /// Kept as the client named it: brokers only hand it on.
+    #[serde(deserialize_with = "null_is_default")]
     pub consume_from_where: String,
+    #[serde(deserialize_with = "null_is_default")]
     pub subscription_data_set: Vec<SubscriptionData>,
     pub unit_mode: bool,
 }
@@ -62,12 +66,16 @@ pub struct ConsumerData {
 pub struct SubscriptionData {
     pub class_filter_mode: bool,
     /// Java's hash of every tag in `tags_set`; empty with the expression `*`.
+    #[serde(deserialize_with = "null_is_default")]
     pub code_set: Vec<i32>,
     /// `TAG` or `SQL92`.
+    #[serde(deserialize_with = "null_is_default")]
     pub expression_type: String,
+    #[serde(deserialize_with = "null_is_default")]
     pub sub_string: String,
     /// Milliseconds since the epoch; grows with every change.
     pub sub_version: i64,
+    #[serde(deserialize_with = "null_is_default")]
     pub tags_set: Vec<String>,
     pub topic: String,
 }

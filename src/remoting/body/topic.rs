@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::remoting::fastjson::null_is_default;
+
 /// Permission bits of a topic or a broker.
 pub mod perm {
     /// Topics made from this one inherit its permissions; never set on an ordinary topic.
@@ -16,6 +18,7 @@ pub mod perm {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TopicConfig {
+    #[serde(deserialize_with = "null_is_default")]
     pub attributes: BTreeMap<String, String>,
     pub order: bool,
     /// Bits of [`perm`].
@@ -79,4 +82,14 @@ impl DataVersion {
         self.counter += 1;
         self.timestamp = now_ms;
     }
+}
+
+/// The answer to GET_ALL_TOPIC_LIST_FROM_NAMESERVER and other lists of topics.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TopicList {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broker_addr: Option<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub topic_list: Vec<String>,
 }
