@@ -476,3 +476,6 @@ impl Driver<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! Real sockets against a server on a real core.
+
+use std::io::{Read, Write};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use shards::io::executor::{CoreSpec, start_core, write_probe_file};
+use shards::io::host;
+
+use super::*;
+use crate::remoting::request::Request;
+use crate::remoting::response::write_request;
+
+const ECHO: i32 = 1;
+/// Answered with a body of as many mebibytes as the header's `MiB` says, in pieces of one.
+const LARGE: i32 = 2;
+/// Deferred: the answer comes after two turns, and whatever follows on the connection after it.
+const SLOW: i32 = 3;
+
+/// Answers with the request's body.
+struct EchoService {
+    closed: flume::Sender<ConnectionId>,
+}
+
+impl Service for EchoService {
+    fn serve(&self, connection: &Rc<Connection>, frame: &Frame) -> Result<Option<Deferred>, HeaderError> {
+        let request = Request::decode(frame)?;
+        let to = ReplyTo::of(&request);
+        match request.code {
+            LARGE => {
+                let count: u32 = request.ext.parse("MiB")?;
+                let piece = Bytes::from(vec![7; 1 << 20]);
+                connection.reply_pieces(to, 0, None, &[], vec![piece; count as usize]);
+                Ok(None)
+            }
+            SLOW => {
+                let connection = Rc::clone(connection);
+                Ok(Some(Box::pin(async move {
+                    task::yield_now().await;
+                    task::yield_now().await;
+                    connection.reply(to, 0, Some("slow"), &[], &[]);
+                })))
+            }
+            _ => {
+                connection.reply(to, 0, None, &[("echo", &request.code)], request.body);
+                Ok(None)
+            }
+        }
+    }
+
+    fn closed(&self, connection: &Connection) {
+        self.closed.send(connection.id()).expect("the test outlives its connections");
+    }
+}
+
+/// A server on a core of its own, until it is dropped.
+struct Fixture {
+    address: SocketAddr,
+    closed: flume::Receiver<ConnectionId>,
+    stop: MailSender<()>,
+}
+
+impl Fixture {
+    fn start() -> Self {
+        let folder = tempfile::tempdir_in(".").unwrap();
+        let spec = CoreSpec {
+            name: "transport-test".to_owned(),
+            cpu: host::allowed_cpus().unwrap()[0],
+            ring_depth: 64,
+            spin: Duration::ZERO,
+            locked_memory_bytes: 1 << 20,
+            probe_file: write_probe_file(folder.path()).unwrap(),
+        };
+        let (closed_sender, closed) = flume::unbounded();
+        let (stop, stopped) = mailbox();
+        let (ready, started) = mpsc::channel();
+        start_core(spec, move || async move {
+            let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let address = listener.address();
+            let server =
+                Server::start(listener.start().unwrap(), Rc::new(EchoService { closed: closed_sender }));
+            ready.send(address).unwrap();
+            stopped.receive().await;
+            drop(server);
+        })
+        .unwrap();
+        let address = started.recv_timeout(Duration::from_secs(20)).unwrap();
+        Self { address, closed, stop }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.stop.send_blocking(()).unwrap();
+    }
+}
+
+fn request(code: i32, opaque: i32, ext: &[(&str, &dyn Display)], body: &[u8]) -> BytesMut {
+    let mut out = BytesMut::new();
+    write_request(&mut out, SerializeType::Json, code, opaque, false, ext, body);
+    out
+}
+
+/// Reads frames until `count` have come.
+fn read_frames(stream: &mut TcpStream, count: usize) -> Vec<Frame> {
+    let (mut input, mut frames) = (BytesMut::new(), Vec::new());
+    let mut chunk = vec![0; 1 << 16];
+    while frames.len() < count {
+        let read = stream.read(&mut chunk).unwrap();
+        assert!(read > 0, "the server closed the connection after {} of {count} answers", frames.len());
+        input.extend_from_slice(&chunk[..read]);
+        while let Some(frame) = split_frame(&mut input).unwrap() {
+            frames.push(frame);
+        }
+    }
+    frames
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order_and_a_deferred_one_holds_back_what_follows() {
+    let fixture = Fixture::start();
+    let mut stream = fixture.connect();
+    let mut sent = BytesMut::new();
+    for opaque in 0..1000 {
+        let code = if opaque % 100 == 50 { SLOW } else { ECHO };
+        sent.extend_from_slice(&request(code, opaque, &[], format!("body {opaque}").as_bytes()));
+    }
+    stream.write_all(&sent).unwrap();
+    for (opaque, frame) in (0..).zip(read_frames(&mut stream, 1000)) {
+        let answer = Request::decode(&frame).unwrap();
+        assert_eq!(answer.opaque, opaque);
+        if opaque % 100 == 50 {
+            assert_eq!(answer.remark.as_deref(), Some("slow"));
+        } else {
+            assert_eq!(frame.body, format!("body {opaque}"));
+        }
+    }
+}
+
+#[test]
+fn a_large_body_arrives_in_pieces_and_leaves_in_pieces() {
+    let fixture = Fixture::start();
+    let mut stream = fixture.connect();
+    let body: Vec<u8> = (0..5_000_000u32).map(|number| number.to_be_bytes()[3]).collect();
+    let sent = request(ECHO, 1, &[], &body);
+    let writer = {
+        let mut stream = stream.try_clone().unwrap();
+        std::thread::spawn(move || {
+            stream.write_all(&sent).unwrap();
+            stream.write_all(&request(LARGE, 2, &[("MiB", &9)], &[])).unwrap();
+        })
+    };
+    let frames = read_frames(&mut stream, 2);
+    writer.join().unwrap();
+    assert!(frames[0].body == body, "the body came back changed");
+    assert_eq!(frames[1].body.len(), 9 << 20);
+    assert!(frames[1].body.iter().all(|&byte| byte == 7));
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_not_read_from_and_harms_no_other() {
+    let fixture = Fixture::start();
+    let mut deaf = fixture.connect();
+    deaf.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    // Each of these few bytes asks for a mebibyte; a server that kept on reading would need hundreds of gibibytes.
+    let asks = request(LARGE, 1, &[("MiB", &1)], &[]).repeat(100_000);
+    let sent = deaf.write_all(&asks);
+    assert!(sent.is_err(), "the server took everything and would have had to keep the answers");
+    let mut other = fixture.connect();
+    other.write_all(&request(ECHO, 1, &[], b"still there")).unwrap();
+    assert_eq!(read_frames(&mut other, 1)[0].body, "still there");
+}
+
+#[test]
+fn garbage_ends_only_its_own_connection() {
+    let fixture = Fixture::start();
+    let mut good = fixture.connect();
+    for garbage in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0xff; 64],
+        &i32::MAX.to_be_bytes(),
+        &[0, 0, 0, 8, 9, 0, 0, 0, 1, 2, 3, 4],
+    ] {
+        let mut bad = fixture.connect();
+        bad.write_all(garbage).unwrap();
+        let mut rest = Vec::new();
+        // Closed with what we sent unread is a reset, closed otherwise is an end.
+        assert!(bad.read_to_end(&mut rest).is_ok_and(|read| read == 0) || rest.is_empty());
+        fixture.closed.recv_timeout(Duration::from_secs(20)).expect("the server noticed");
+    }
+    good.write_all(&request(ECHO, 9, &[], b"unharmed")).unwrap();
+    assert_eq!(read_frames(&mut good, 1)[0].body, "unharmed");
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let first = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let error = Listener::bind(first.address()).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("cannot listen on {}", first.address())), "{error}");
+}
