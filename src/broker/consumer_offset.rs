@@ -130,7 +130,7 @@ impl ConsumerOffsetTable {
 }
 
 /// fastjson leaves integer keys without quotes, which no JSON reader takes: puts them in.
-fn quote_integer_keys(json: &[u8]) -> Vec<u8> {
+pub(super) fn quote_integer_keys(json: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(json.len() + json.len() / 8);
     let (mut in_string, mut escaped, mut in_key, mut key_may_start) = (false, false, false, false);
     for &byte in json {

@@ -1,0 +1,53 @@
+//! `delayOffset.json`: before which offset of its queue each delay level has delivered everything. RocketMQ's form.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use shards::position::QueueOffset;
+
+use super::consumer_offset::quote_integer_keys;
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct DelayOffsetsFile {
+    offset_table: BTreeMap<u32, i64>,
+}
+
+/// Reads the file: offsets by the number of their level.
+///
+/// # Errors
+/// A file that is not in RocketMQ's form.
+pub fn from_file(file: &[u8]) -> Result<BTreeMap<u32, QueueOffset>, serde_json::Error> {
+    let file: DelayOffsetsFile = serde_json::from_slice(&quote_integer_keys(file))?;
+    let offset = |offset| QueueOffset::from_i64(offset).unwrap_or_default();
+    Ok(file.offset_table.into_iter().map(|(level, at)| (level, offset(at))).collect())
+}
+
+/// Writes the file.
+pub fn to_file(offsets: &[(u32, QueueOffset)], now_ms: i64) -> Vec<u8> {
+    let rows: Vec<String> = offsets.iter().map(|(level, offset)| format!("{level}:{offset}")).collect();
+    let rows = rows.join(",");
+    format!("{{\n\t\"dataVersion\":{{\n\t\t\"counter\":1,\n\t\t\"stateVersion\":0,\n\t\t\"timestamp\":{now_ms}\n\t}},\n\t\"offsetTable\":{{{rows}\n\t}}\n}}")
+        .into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_brings_the_offsets_back() {
+        let offsets = [(3, QueueOffset::new(41)), (4, QueueOffset::new(7))];
+        let file = to_file(&offsets, 1);
+        assert!(String::from_utf8_lossy(&file).contains("{3:41,4:7"));
+        assert_eq!(from_file(&file).expect("our own file"), offsets.into());
+        assert!(from_file(&to_file(&[], 1)).expect("our own file").is_empty());
+    }
+
+    #[test]
+    fn a_stock_file_is_read() {
+        let stock = b"{\n\t\"dataVersion\":{\"counter\":1,\"stateVersion\":0,\"timestamp\":5},\n\t\"offsetTable\":{3:41,4:7\n\t}\n}";
+        assert_eq!(from_file(stock).expect("RocketMQ wrote it")[&3], QueueOffset::new(41));
+        assert!(from_file(b"{\"offsetTable\":[]}").is_err());
+    }
+}
