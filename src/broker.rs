@@ -7,26 +7,34 @@ pub mod append_queue;
 pub mod config_file;
 pub mod consumer_offset;
 pub mod consumer_table;
+pub mod delay_offset;
 pub mod delay_schedule;
 pub mod held_pulls;
 pub mod name;
 pub mod producer_table;
 pub mod queue_lock;
 pub mod subscription_group;
+pub mod topic_creation;
 pub mod topic_table;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use shards::message_store::MessageStore;
+use shards::position::QueueOffset;
+use shards::side_writer::{ConfigWriteError, SideWriter};
 
 use crate::remoting::body::topic::{DataVersion, TopicConfig};
+use crate::remoting::request::HeaderError;
 use append_queue::AppendQueue;
+use config_file::{ConfigFile, ConfigFileError, load_file};
 use consumer_offset::ConsumerOffsetTable;
 use consumer_table::ConsumerTable;
-use delay_schedule::DelaySchedule;
+use delay_schedule::{DelayLevels, DelaySchedule};
 use held_pulls::HeldPulls;
 use producer_table::ProducerTable;
 use queue_lock::QueueLockTable;
@@ -107,6 +115,18 @@ pub struct Broker {
     pub held_pulls: HeldPulls,
     pub delay: DelaySchedule,
     pub outside: Rc<dyn Outside>,
+    /// When this broker was opened, milliseconds since the epoch.
+    pub opened_ms: i64,
+    files: Files,
+}
+
+/// The files of the tables.
+#[derive(Clone, Debug)]
+struct Files {
+    topics: Rc<ConfigFile>,
+    groups: Rc<ConfigFile>,
+    offsets: Rc<ConfigFile>,
+    delay_offsets: Rc<ConfigFile>,
 }
 
 /// Borrowed only synchronously, never across an await.
@@ -115,6 +135,145 @@ pub type BrokerCell = Rc<RefCell<Broker>>;
 impl std::fmt::Debug for Broker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Broker").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+impl Broker {
+    /// A broker over an opened store, with the tables that `config_dir` (the shard's `config` folder) keeps. Topics that
+    /// the store holds messages of come back even if no file names them. Blocks on small files: for start.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or understood in either of its two versions.
+    pub fn open(
+        identity: Identity,
+        settings: Settings,
+        store: MessageStore,
+        side_writer: &SideWriter,
+        config_dir: &Path,
+        outside: Rc<dyn Outside>,
+    ) -> Result<BrokerCell, ConfigFileError> {
+        let now_ms = wall_clock_ms();
+        let path = |name: &str| config_dir.join(name);
+        let file = |name: &str| ConfigFile::new(path(name), side_writer.clone());
+
+        let mut topics = TopicTable::new(&identity, &settings);
+        load_file(&path("topics.json"), |contents| topics.load(contents))?;
+        let queues = store.queues();
+        let recovered = topics.recover(queues.iter().map(|(topic, id)| (topic.as_str(), *id)), now_ms);
+        if recovered > 0 {
+            tracing::warn!(
+                broker = identity.broker_name,
+                recovered,
+                "topics without configuration found in the log"
+            );
+        }
+        let mut groups = SubscriptionGroupTable::new(settings.auto_create_subscription_group);
+        load_file(&path("subscriptionGroup.json"), |contents| groups.load(contents))?;
+        let mut offsets = ConsumerOffsetTable::default();
+        load_file(&path("consumerOffset.json"), |contents| offsets.load(contents))?;
+        let mut delivered = BTreeMap::new();
+        load_file(&path("delayOffset.json"), |contents| {
+            delivered = delay_offset::from_file(contents)?;
+            Ok::<(), HeaderError>(())
+        })?;
+        let mut delay = DelaySchedule::new(DelayLevels::default());
+        resume_delays(&mut delay, &delivered, &store);
+
+        let files = Files {
+            topics: file("topics.json"),
+            groups: file("subscriptionGroup.json"),
+            offsets: file("consumerOffset.json"),
+            delay_offsets: file("delayOffset.json"),
+        };
+        Ok(Rc::new(RefCell::new(Self {
+            identity,
+            settings,
+            store,
+            topics,
+            groups,
+            consumers: ConsumerTable::default(),
+            producers: ProducerTable::default(),
+            offsets,
+            queue_locks: QueueLockTable::default(),
+            appends: AppendQueue::default(),
+            held_pulls: HeldPulls::default(),
+            delay,
+            outside,
+            opened_ms: now_ms,
+            files,
+        })))
+    }
+
+    /// Everything that name servers have to know.
+    pub fn registration(&self) -> BrokerRegistration {
+        BrokerRegistration {
+            identity: self.identity.clone(),
+            data_version: self.topics.data_version(),
+            topics: self.topics.iter().map(|config| (**config).clone()).collect(),
+            complete: true,
+        }
+    }
+
+    /// What name servers have to know of one topic that has changed.
+    pub fn registration_of(&self, topic: TopicConfig) -> BrokerRegistration {
+        BrokerRegistration {
+            identity: self.identity.clone(),
+            data_version: self.topics.data_version(),
+            topics: vec![topic],
+            complete: false,
+        }
+    }
+
+    /// Waits until `topics.json` holds this generation of the topic table.
+    async fn hold_topics(cell: &BrokerCell, generation: u64) -> Result<(), ConfigWriteError> {
+        let file = Rc::clone(&cell.borrow().files.topics);
+        let encode = || (cell.borrow().topics.generation(), cell.borrow().topics.to_file());
+        file.hold(generation, encode).await
+    }
+
+    /// Waits until `subscriptionGroup.json` holds this generation of the group table.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub async fn hold_groups(cell: &BrokerCell, generation: u64) -> Result<(), ConfigWriteError> {
+        let file = Rc::clone(&cell.borrow().files.groups);
+        let encode = || (cell.borrow().groups.generation(), cell.borrow().groups.to_file());
+        file.hold(generation, encode).await
+    }
+
+    /// Writes what has changed in any table since it was last written; returns when it is durable.
+    ///
+    /// # Errors
+    /// The first file that cannot be written; the others are tried all the same.
+    pub async fn persist(cell: &BrokerCell) -> Result<(), ConfigWriteError> {
+        let (files, topics, groups, offsets, delays) = {
+            let broker = &mut *cell.borrow_mut();
+            let generations =
+                (broker.topics.generation(), broker.groups.generation(), broker.offsets.generation());
+            let delays = broker.delay.take_moved();
+            (broker.files.clone(), generations.0, generations.1, generations.2, delays)
+        };
+        let topics = Self::hold_topics(cell, topics).await;
+        let groups = Self::hold_groups(cell, groups).await;
+        let encode = || (cell.borrow().offsets.generation(), cell.borrow().offsets.to_file());
+        let offsets = files.offsets.hold(offsets, encode).await;
+        let delays = match delays {
+            Some(offsets) => {
+                files.delay_offsets.write(delay_offset::to_file(&offsets, wall_clock_ms())).await
+            }
+            None => Ok(()),
+        };
+        topics.and(groups).and(offsets).and(delays)
+    }
+}
+
+/// Starts every delay level where its file says; a level that the file does not name starts at the front of its queue.
+fn resume_delays(delay: &mut DelaySchedule, delivered: &BTreeMap<u32, QueueOffset>, store: &MessageStore) {
+    for queue_id in 0u32.. {
+        let Some(level) = delay.delays().of_queue(queue_id) else { return };
+        let bounds = store.bounds(name::SCHEDULE_TOPIC, queue_id).unwrap_or_default();
+        let delivered = delivered.get(&level.number()).copied().unwrap_or_default();
+        delay.resume(level, delivered, bounds.min..bounds.max);
     }
 }
 

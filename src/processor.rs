@@ -10,11 +10,15 @@ pub mod lock;
 pub mod offset;
 pub mod topic;
 
+use std::fmt::Display;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
+use shards::io::task;
+
 use crate::broker::{BrokerCell, wall_clock_ms};
+use crate::remoting::code::{request, response};
 use crate::remoting::frame::Frame;
 use crate::remoting::request::{HeaderError, Request};
 use crate::remoting::response::ReplyTo;
@@ -50,6 +54,26 @@ pub struct Call<'a, 'f> {
     pub now_ms: i64,
 }
 
+impl Call<'_, '_> {
+    /// Answers with success.
+    ///
+    /// # Errors
+    /// Never: the type is what functions of the table return.
+    pub fn ok(&self, ext: &[(&str, &dyn Display)], body: &[u8]) -> Result<Served, Refusal> {
+        self.connection.reply(self.reply_to, response::SUCCESS, None, ext, body);
+        Ok(Served::Now)
+    }
+
+    /// Lets `answer` go on by itself: requests that follow do not wait for it.
+    ///
+    /// # Errors
+    /// Never: the type is what functions of the table return.
+    pub fn answer_later(&self, answer: impl Future<Output = ()> + 'static) -> Result<Served, Refusal> {
+        task::spawn(answer);
+        Ok(Served::Now)
+    }
+}
+
 /// A negative answer: a response code and what is wrong, as the client will read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -61,11 +85,16 @@ impl Refusal {
     pub fn new(code: i32, remark: impl Into<String>) -> Self {
         Self { code, remark: remark.into() }
     }
+
+    /// Answers a request with it.
+    pub fn send(&self, connection: &Connection, reply_to: ReplyTo) {
+        connection.reply(reply_to, self.code, Some(&self.remark), &[], &[]);
+    }
 }
 
 impl From<HeaderError> for Refusal {
     fn from(error: HeaderError) -> Self {
-        Self::new(1, error.to_string())
+        Self::new(response::SYSTEM_ERROR, error.to_string())
     }
 }
 
@@ -87,7 +116,7 @@ pub fn serve(broker: &BrokerCell, connection: &Rc<Connection>, frame: &Frame) ->
     match dispatch(&call) {
         Ok(served) => Ok(served),
         Err(refusal) => {
-            connection.reply(reply_to, refusal.code, Some(&refusal.remark), &[], &[]);
+            refusal.send(connection, reply_to);
             Ok(Served::Now)
         }
     }
@@ -95,9 +124,47 @@ pub fn serve(broker: &BrokerCell, connection: &Rc<Connection>, frame: &Frame) ->
 
 /// Request code → function.
 fn dispatch(call: &Call<'_, '_>) -> Result<Served, Refusal> {
-    let code = call.request.code;
-    Err(Refusal::new(3, format!(" request type {code} not supported")))
+    match call.request.code {
+        request::HEART_BEAT => client::heartbeat(call),
+        request::UNREGISTER_CLIENT => client::unregister(call),
+        request::GET_CONSUMER_LIST_BY_GROUP => client::consumer_list(call),
+        request::CHECK_CLIENT_CONFIG => client::check_config(call),
+
+        request::QUERY_CONSUMER_OFFSET => offset::query(call),
+        request::UPDATE_CONSUMER_OFFSET => offset::update(call),
+        request::GET_MAX_OFFSET => offset::max(call),
+        request::GET_MIN_OFFSET => offset::min(call),
+        request::GET_EARLIEST_MSG_STORETIME => offset::earliest_store_time(call),
+        request::SEARCH_OFFSET_BY_TIMESTAMP => offset::search(call),
+
+        request::LOCK_BATCH_MQ => lock::lock(call),
+        request::UNLOCK_BATCH_MQ => lock::unlock(call),
+
+        request::UPDATE_AND_CREATE_TOPIC => topic::create(call),
+        request::DELETE_TOPIC_IN_BROKER => topic::delete(call),
+        request::GET_TOPIC_CONFIG => topic::config(call),
+        request::GET_ALL_TOPIC_CONFIG => topic::all_configs(call),
+        request::GET_SYSTEM_TOPIC_LIST_FROM_BROKER => topic::system_topics(call),
+
+        request::GET_BROKER_RUNTIME_INFO => admin::runtime_info(call),
+        request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => admin::put_group(call),
+        request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => admin::all_groups(call),
+        request::GET_SUBSCRIPTIONGROUP_CONFIG => admin::group(call),
+        request::DELETE_SUBSCRIPTIONGROUP => admin::delete_group(call),
+        request::GET_CONSUMER_CONNECTION_LIST => admin::consumer_connections(call),
+        request::GET_PRODUCER_CONNECTION_LIST => admin::producer_connections(call),
+        request::GET_TOPIC_STATS_INFO => admin::topic_stats(call),
+        request::GET_CONSUME_STATS => admin::consume_stats(call),
+        request::QUERY_TOPIC_CONSUME_BY_WHO => admin::groups_of_topic(call),
+
+        code => {
+            let remark = format!(" request type {code} not supported");
+            Err(Refusal::new(response::REQUEST_CODE_NOT_SUPPORTED, remark))
+        }
+    }
 }
 
 /// Forgets what a connection that has ended stood for, and tells the groups that it was a member of.
-pub fn connection_closed(_broker: &BrokerCell, _id: ConnectionId) {}
+pub fn connection_closed(broker: &BrokerCell, id: ConnectionId) {
+    client::connection_closed(broker, id);
+}

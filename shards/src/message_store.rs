@@ -111,6 +111,11 @@ impl MessageStore {
         todo!()
     }
 
+    /// Every queue that holds messages, by topic and id.
+    pub fn queues(&self) -> Vec<(String, u32)> {
+        todo!()
+    }
+
     pub fn get(&self, _request: &GetRequest<'_>) -> Get {
         todo!()
     }

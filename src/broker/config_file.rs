@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use serde::Serialize;
 use shards::side_writer::{ConfigWriteError, SideWriter};
 
 /// A file that cannot be understood, nor the version before it.
@@ -87,6 +86,14 @@ impl ConfigFile {
         Ok(())
     }
 
+    /// Writes `contents` whatever the file holds, for a table that counts no generations.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub async fn write(&self, contents: Vec<u8>) -> Result<(), ConfigWriteError> {
+        self.writer.write_config(self.path.clone(), contents).done().await
+    }
+
     async fn write_ended(&self) {
         poll_fn(|context| {
             if !self.writing.get() {
@@ -117,13 +124,4 @@ pub fn load_file<E: std::fmt::Display>(
         return Ok(());
     }
     Err(ConfigFileError::Malformed { path: path.to_owned(), reason: error.to_string() })
-}
-
-/// JSON for people to read, indented by tabs as RocketMQ's.
-pub fn pretty(value: &impl Serialize) -> Vec<u8> {
-    let mut out = Vec::new();
-    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
-    let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
-    value.serialize(&mut serializer).expect("tables have string keys and a Vec takes every byte");
-    out
 }

@@ -4,11 +4,12 @@
 //! after a kill a group may get the messages of the last 5 s again, as RocketMQ promises it.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::remoting::body::topic::DataVersion;
+use crate::remoting::fastjson;
+use crate::remoting::request::HeaderError;
 
 /// How many commits move the table's version on, as tools that copy the table look at it.
 const COMMITS_PER_VERSION: u64 = 500;
@@ -30,13 +31,21 @@ struct OffsetsFile {
     offset_table: BTreeMap<String, BTreeMap<i32, i64>>,
 }
 
+/// The same, borrowed for writing.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OffsetsFileRef<'t> {
+    data_version: DataVersion,
+    offset_table: &'t BTreeMap<String, BTreeMap<i32, i64>>,
+}
+
 impl ConsumerOffsetTable {
     /// Takes over a `consumerOffset.json`.
     ///
     /// # Errors
     /// A file that is not in RocketMQ's form.
-    pub fn load(&mut self, file: &[u8]) -> Result<(), serde_json::Error> {
-        let file: OffsetsFile = serde_json::from_slice(&quote_integer_keys(file))?;
+    pub fn load(&mut self, file: &[u8]) -> Result<(), HeaderError> {
+        let file: OffsetsFile = fastjson::read("consumerOffset.json", file)?;
         self.offsets = file.offset_table;
         self.data_version = file.data_version;
         Ok(())
@@ -44,23 +53,10 @@ impl ConsumerOffsetTable {
 
     /// The table as `consumerOffset.json`: integer keys stand without quotes.
     pub fn to_file(&self) -> Vec<u8> {
-        let DataVersion { counter, state_version, timestamp } = self.data_version;
-        let mut out = format!(
-            "{{\n\t\"dataVersion\":{{\n\t\t\"counter\":{counter},\n\t\t\"stateVersion\":{state_version},\n\t\t\
-             \"timestamp\":{timestamp}\n\t}},\n\t\"offsetTable\":{{"
-        );
-        for (index, (key, queues)) in self.offsets.iter().enumerate() {
-            out.push_str(if index == 0 { "\n\t\t" } else { ",\n\t\t" });
-            out.push_str(&serde_json::Value::from(key.as_str()).to_string());
-            out.push_str(":{");
-            for (index, (queue_id, offset)) in queues.iter().enumerate() {
-                let comma = if index == 0 { "" } else { "," };
-                write!(out, "{comma}{queue_id}:{offset}").expect("a String takes everything");
-            }
-            out.push('}');
-        }
-        out.push_str("\n\t}\n}");
-        out.into_bytes()
+        fastjson::write_pretty(&OffsetsFileRef {
+            data_version: self.data_version,
+            offset_table: &self.offsets,
+        })
     }
 
     /// Counts the changes of this table since the start.
@@ -129,32 +125,6 @@ impl ConsumerOffsetTable {
     }
 }
 
-/// fastjson leaves integer keys without quotes, which no JSON reader takes: puts them in.
-pub(super) fn quote_integer_keys(json: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(json.len() + json.len() / 8);
-    let (mut in_string, mut escaped, mut in_key, mut key_may_start) = (false, false, false, false);
-    for &byte in json {
-        if in_string {
-            in_string = escaped || byte != b'"';
-            escaped = !escaped && byte == b'\\';
-        } else if in_key {
-            if !byte.is_ascii_digit() {
-                out.push(b'"');
-                in_key = false;
-            }
-        } else if key_may_start && (byte.is_ascii_digit() || byte == b'-') {
-            out.push(b'"');
-            in_key = true;
-        } else {
-            in_string = byte == b'"';
-        }
-        key_may_start =
-            !in_string && (matches!(byte, b'{' | b',') || (key_may_start && byte.is_ascii_whitespace()));
-        out.push(byte);
-    }
-    out
-}
-
 fn key(topic: &str, group: &str) -> String {
     let mut key = String::with_capacity(topic.len() + 1 + group.len());
     key.push_str(topic);
@@ -191,7 +161,8 @@ mod tests {
         before.commit("g1", "%RETRY%g1", 0, 2, 1);
         let file = before.to_file();
         let text = String::from_utf8(file.clone()).expect("JSON is text");
-        assert!(text.contains("\"%RETRY%g1@g1\":{0:2},\n\t\t\"Orders@g1\":{0:12,1:9}"), "{text}");
+        let text: String = text.split_whitespace().collect();
+        assert!(text.contains("\"%RETRY%g1@g1\":{0:2},\"Orders@g1\":{0:12,1:9}"), "{text}");
         let mut after = ConsumerOffsetTable::default();
         after.load(&file).expect("our own file");
         assert_eq!(after.offsets, before.offsets);

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use shards::position::QueueOffset;
 
-use super::consumer_offset::quote_integer_keys;
+use crate::remoting::body::topic::DataVersion;
+use crate::remoting::fastjson;
+use crate::remoting::request::HeaderError;
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 struct DelayOffsetsFile {
+    data_version: DataVersion,
     offset_table: BTreeMap<u32, i64>,
 }
 
@@ -17,18 +20,18 @@ struct DelayOffsetsFile {
 ///
 /// # Errors
 /// A file that is not in RocketMQ's form.
-pub fn from_file(file: &[u8]) -> Result<BTreeMap<u32, QueueOffset>, serde_json::Error> {
-    let file: DelayOffsetsFile = serde_json::from_slice(&quote_integer_keys(file))?;
+pub fn from_file(file: &[u8]) -> Result<BTreeMap<u32, QueueOffset>, HeaderError> {
+    let file: DelayOffsetsFile = fastjson::read("delayOffset.json", file)?;
     let offset = |offset| QueueOffset::from_i64(offset).unwrap_or_default();
     Ok(file.offset_table.into_iter().map(|(level, at)| (level, offset(at))).collect())
 }
 
 /// Writes the file.
 pub fn to_file(offsets: &[(u32, QueueOffset)], now_ms: i64) -> Vec<u8> {
-    let rows: Vec<String> = offsets.iter().map(|(level, offset)| format!("{level}:{offset}")).collect();
-    let rows = rows.join(",");
-    format!("{{\n\t\"dataVersion\":{{\n\t\t\"counter\":1,\n\t\t\"stateVersion\":0,\n\t\t\"timestamp\":{now_ms}\n\t}},\n\t\"offsetTable\":{{{rows}\n\t}}\n}}")
-        .into_bytes()
+    fastjson::write_pretty(&DelayOffsetsFile {
+        data_version: DataVersion { counter: 1, state_version: 0, timestamp: now_ms },
+        offset_table: offsets.iter().map(|(level, offset)| (*level, offset.to_i64())).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -39,7 +42,7 @@ mod tests {
     fn the_file_brings_the_offsets_back() {
         let offsets = [(3, QueueOffset::new(41)), (4, QueueOffset::new(7))];
         let file = to_file(&offsets, 1);
-        assert!(String::from_utf8_lossy(&file).contains("{3:41,4:7"));
+        assert!(String::from_utf8_lossy(&file).contains("3: 41"), "integer keys stand without quotes");
         assert_eq!(from_file(&file).expect("our own file"), offsets.into());
         assert!(from_file(&to_file(&[], 1)).expect("our own file").is_empty());
     }

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use crate::remoting::body::queue::MessageQueue;
+
 /// How long a lock lives after it was last asked for, milliseconds.
 pub const LEASE_MS: i64 = 60_000;
 
@@ -24,15 +26,7 @@ impl Lease {
 /// Locks by group and queue. Queues are told apart by topic, broker name and id, as clients name them.
 #[derive(Debug, Default)]
 pub struct QueueLockTable {
-    groups: HashMap<String, HashMap<LockedQueue, Lease>>,
-}
-
-/// A queue as clients name it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct LockedQueue {
-    pub topic: String,
-    pub broker_name: String,
-    pub queue_id: i32,
+    groups: HashMap<String, HashMap<MessageQueue, Lease>>,
 }
 
 impl QueueLockTable {
@@ -41,9 +35,9 @@ impl QueueLockTable {
         &mut self,
         group: &str,
         client_id: &str,
-        queues: &[LockedQueue],
+        queues: &[MessageQueue],
         now_ms: i64,
-    ) -> Vec<LockedQueue> {
+    ) -> Vec<MessageQueue> {
         let leases = self.groups.entry(group.to_owned()).or_default();
         let mut granted = Vec::with_capacity(queues.len());
         for queue in queues {
@@ -64,7 +58,7 @@ impl QueueLockTable {
     }
 
     /// Gives up those of `queues` that are `client_id`'s; those of others stay as they are.
-    pub fn unlock(&mut self, group: &str, client_id: &str, queues: &[LockedQueue]) {
+    pub fn unlock(&mut self, group: &str, client_id: &str, queues: &[MessageQueue]) {
         let Some(leases) = self.groups.get_mut(group) else { return };
         for queue in queues {
             if leases.get(queue).is_some_and(|lease| lease.client_id == client_id) {
@@ -95,8 +89,8 @@ impl QueueLockTable {
 mod tests {
     use super::*;
 
-    fn queues<const N: usize>(ids: [i32; N]) -> Vec<LockedQueue> {
-        ids.map(|queue_id| LockedQueue { topic: "T".to_owned(), broker_name: "b".to_owned(), queue_id })
+    fn queues<const N: usize>(ids: [i32; N]) -> Vec<MessageQueue> {
+        ids.map(|queue_id| MessageQueue { topic: "T".to_owned(), broker_name: "b".to_owned(), queue_id })
             .to_vec()
     }
 

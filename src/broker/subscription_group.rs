@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::name::{self, NameError};
 use crate::remoting::body::subscription_group::SubscriptionGroupConfig;
 use crate::remoting::body::topic::DataVersion;
+use crate::remoting::fastjson;
+use crate::remoting::request::HeaderError;
 
 /// Groups that RocketMQ's own tools and services use.
 const SYSTEM_GROUPS: [&str; 8] = [
@@ -67,8 +69,8 @@ impl SubscriptionGroupTable {
     ///
     /// # Errors
     /// A file that is not in RocketMQ's form.
-    pub fn load(&mut self, file: &[u8]) -> Result<(), serde_json::Error> {
-        let file: GroupsFile = serde_json::from_slice(file)?;
+    pub fn load(&mut self, file: &[u8]) -> Result<(), HeaderError> {
+        let file: GroupsFile = fastjson::read("subscriptionGroup.json", file)?;
         for (name, mut config) in file.subscription_group_table {
             config.group_name.clone_from(&name);
             self.groups.insert(name, Rc::new(config));
@@ -81,7 +83,7 @@ impl SubscriptionGroupTable {
     /// The table as `subscriptionGroup.json`, which is also the body of GET_ALL_SUBSCRIPTIONGROUP_CONFIG.
     pub fn to_file(&self) -> Vec<u8> {
         let groups = self.groups.iter().map(|(name, config)| (name.clone(), (**config).clone()));
-        super::config_file::pretty(&GroupsFile {
+        fastjson::write_pretty(&GroupsFile {
             data_version: self.data_version,
             forbidden_table: self.forbidden.clone(),
             subscription_group_table: groups.collect(),

@@ -44,7 +44,11 @@ impl std::fmt::Debug for TopicReady {
 ///
 /// # Errors
 /// It is missing and may not be made.
-pub fn topic_for_send(broker: &BrokerCell, new: &NewTopic<'_>, now_ms: i64) -> Result<TopicReady, TopicUnavailable> {
+pub fn topic_for_send(
+    broker: &BrokerCell,
+    new: &NewTopic<'_>,
+    now_ms: i64,
+) -> Result<TopicReady, TopicUnavailable> {
     let made = !broker.borrow().topics.contains(new.topic);
     let config = broker.borrow_mut().topics.create_for_send(new, now_ms)?;
     Ok(ready(broker, config, made.then_some(Spread::AllShards)))
@@ -70,7 +74,11 @@ pub fn topic_for_group(
 ///
 /// # Errors
 /// Its name or number of queues cannot be.
-pub fn put_topic(broker: &BrokerCell, config: TopicConfig, now_ms: i64) -> Result<TopicReady, TopicUnavailable> {
+pub fn put_topic(
+    broker: &BrokerCell,
+    config: TopicConfig,
+    now_ms: i64,
+) -> Result<TopicReady, TopicUnavailable> {
     let before = broker.borrow().topics.generation();
     let config = broker.borrow_mut().topics.put(config, now_ms)?;
     let made = broker.borrow().topics.generation() != before;
@@ -78,7 +86,11 @@ pub fn put_topic(broker: &BrokerCell, config: TopicConfig, now_ms: i64) -> Resul
 }
 
 /// Makes a topic here that a first send made on another shard of the set; keeps the one that there is.
-pub async fn adopt_topic(broker: BrokerCell, config: TopicConfig, now_ms: i64) -> Result<(), TopicUnavailable> {
+pub async fn adopt_topic(
+    broker: BrokerCell,
+    config: TopicConfig,
+    now_ms: i64,
+) -> Result<(), TopicUnavailable> {
     if broker.borrow().topics.contains(&config.topic_name) {
         return Ok(());
     }
@@ -102,8 +114,11 @@ pub async fn remove_topic(broker: BrokerCell, topic: String, now_ms: i64) -> Res
     };
     Broker::hold_topics(&broker, generation).await?;
     if was_there {
-        let broker = broker.borrow();
-        broker.outside.register(broker.registration());
+        let (outside, registration) = {
+            let broker = broker.borrow();
+            (Rc::clone(&broker.outside), broker.registration())
+        };
+        outside.register(registration);
     }
     Ok(was_there)
 }
@@ -128,11 +143,15 @@ fn ready(broker: &BrokerCell, config: Rc<TopicConfig>, made: Option<Spread>) -> 
     TopicReady::Later(Box::pin(async move {
         Broker::hold_topics(&broker, generation).await?;
         if let Some(spread) = made {
-            let broker = broker.borrow();
-            tracing::info!(broker = broker.identity.broker_name, ?config, "topic made or changed");
-            broker.outside.register(broker.registration_of((*config).clone()));
+            // Nothing is borrowed while the outside is told: it may lead back here.
+            let (outside, registration) = {
+                let broker = broker.borrow();
+                tracing::info!(broker = broker.identity.broker_name, ?config, "topic made or changed");
+                (Rc::clone(&broker.outside), broker.registration_of((*config).clone()))
+            };
+            outside.register(registration);
             if matches!(spread, Spread::AllShards) {
-                broker.outside.create_topic_elsewhere(&config);
+                outside.create_topic_elsewhere(&config);
             }
         }
         Ok(config)

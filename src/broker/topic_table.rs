@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use serde::{Deserialize, Serialize};
-
 use super::name::{self, NameError};
 use super::{Identity, Settings};
+use crate::remoting::body::registration::TopicConfigTable;
 use crate::remoting::body::topic::{DataVersion, TopicConfig, perm};
+use crate::remoting::fastjson;
+use crate::remoting::request::HeaderError;
 use shards::limits::QUEUES_PER_TOPIC_MAX;
 
 /// What a first send to an unknown topic asks for.
@@ -55,15 +56,6 @@ struct Topic {
     generation: u64,
 }
 
-/// `topics.json`.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[derive(Default)]
-struct TopicsFile {
-    data_version: DataVersion,
-    topic_config_table: BTreeMap<String, TopicConfig>,
-}
-
 impl TopicTable {
     /// A table with the system topics only.
     pub fn new(identity: &Identity, settings: &Settings) -> Self {
@@ -93,8 +85,8 @@ impl TopicTable {
     ///
     /// # Errors
     /// A file that is not in RocketMQ's form.
-    pub fn load(&mut self, file: &[u8]) -> Result<(), serde_json::Error> {
-        let file: TopicsFile = serde_json::from_slice(file)?;
+    pub fn load(&mut self, file: &[u8]) -> Result<(), HeaderError> {
+        let file: TopicConfigTable = fastjson::read("topics.json", file)?;
         for (name, mut config) in file.topic_config_table {
             config.topic_name = name;
             self.insert(config);
@@ -106,7 +98,7 @@ impl TopicTable {
     /// The table as `topics.json`.
     pub fn to_file(&self) -> Vec<u8> {
         let configs = self.topics.iter().map(|(name, topic)| (name.clone(), (*topic.config).clone()));
-        super::config_file::pretty(&TopicsFile {
+        fastjson::write_pretty(&TopicConfigTable {
             data_version: self.data_version,
             topic_config_table: configs.collect(),
         })
@@ -114,6 +106,14 @@ impl TopicTable {
 
     pub fn get(&self, topic: &str) -> Option<&Rc<TopicConfig>> {
         self.topics.get(topic).map(|topic| &topic.config)
+    }
+
+    pub fn len(&self) -> usize {
+        self.topics.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.topics.is_empty()
     }
 
     pub fn contains(&self, topic: &str) -> bool {

@@ -30,14 +30,14 @@ pub fn heartbeat(call: &Call<'_, '_>) -> Result<Served, Refusal> {
         version: call.request.version,
         last_heartbeat_ms: Cell::new(call.now_ms),
     });
-    let form = match (data.heartbeat_fingerprint, data.without_sub) {
+    let form = match (data.fingerprint, data.without_sub) {
         (0, _) => HeartbeatForm::Plain,
         (fingerprint, false) => HeartbeatForm::Full { fingerprint },
         (fingerprint, true) => HeartbeatForm::WithoutSubscriptions { fingerprint },
     };
     let mut subscriptions_wanted = form == HeartbeatForm::Plain;
     let mut topics_to_come = Vec::new();
-    for consumer in &data.consumer_data_set {
+    for consumer in &data.consumers {
         match register_consumer(call, consumer, &member, form)? {
             None => {}
             Some((wanted, topic)) => {
@@ -50,7 +50,7 @@ pub fn heartbeat(call: &Call<'_, '_>) -> Result<Served, Refusal> {
     }
     {
         let broker = &mut *call.broker.borrow_mut();
-        for producer in &data.producer_data_set {
+        for producer in &data.producers {
             broker.producers.register(&producer.group_name, &member, call.now_ms);
         }
     }
@@ -83,13 +83,15 @@ fn register_consumer(
     member: &Rc<Member>,
     form: HeartbeatForm,
 ) -> Result<Option<(bool, TopicReady)>, Refusal> {
-    let Some(group) = call.broker.borrow_mut().groups.find_or_create(&consumer.group_name, call.now_ms) else {
+    let Some(group) = call.broker.borrow_mut().groups.find_or_create(&consumer.group_name, call.now_ms)
+    else {
         return Ok(None);
     };
     let sys_flag = if consumer.unit_mode { SYS_FLAG_UNIT_SUB } else { 0 };
     let queues = u32::try_from(group.retry_queue_nums).unwrap_or(0);
-    let topic = topic_for_group(call.broker, &retry_topic(&consumer.group_name), queues, sys_flag, call.now_ms)
-        .map_err(|error| Refusal::new(response::SYSTEM_ERROR, error.to_string()))?;
+    let topic =
+        topic_for_group(call.broker, &retry_topic(&consumer.group_name), queues, sys_flag, call.now_ms)
+            .map_err(|error| Refusal::new(response::SYSTEM_ERROR, error.to_string()))?;
     let notify_enabled = group.notify_consumer_ids_changed_enable;
     let registered =
         call.broker.borrow_mut().consumers.register(consumer, member, form, notify_enabled, call.now_ms);
@@ -109,8 +111,9 @@ pub fn unregister(call: &Call<'_, '_>) -> Result<Served, Refusal> {
         header.consumer_group.map(|group| {
             let enabled =
                 broker.groups.get(group).is_none_or(|config| config.notify_consumer_ids_changed_enable);
-            let notify = broker.consumers.unregister(group, id);
-            (group, if enabled { notify } else { Vec::new() })
+            let members = broker.consumers.unregister(group, id);
+            let notify: Vec<Rc<Connection>> = if enabled { members } else { Vec::new() };
+            (group, notify)
         })
     };
     if let Some((group, notify)) = notify {

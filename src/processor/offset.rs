@@ -7,6 +7,7 @@ use shards::message_store::TimeBoundary;
 use shards::position::QueueOffset;
 
 use super::{Call, Refusal, Served};
+use crate::broker::Broker;
 use crate::remoting::code::response;
 use crate::remoting::header::offset::{
     QueryConsumerOffsetHeader, QueueHeader, SearchOffsetHeader, UpdateConsumerOffsetHeader,
@@ -27,16 +28,22 @@ pub fn query(call: &Call<'_, '_>) -> Result<Served, Refusal> {
         let remark = "Not found, do not set to zero, maybe this group boot first";
         return Err(Refusal::new(response::QUERY_NOT_FOUND, remark));
     }
-    let queue_id = u32::try_from(header.queue_id).ok();
-    let starts_at_zero = queue_id.is_none_or(|queue_id| {
-        let min = broker.store.bounds(header.topic, queue_id).map_or(QueueOffset::ZERO, |bounds| bounds.min);
-        min == QueueOffset::ZERO && broker.store.is_recent(header.topic, queue_id, QueueOffset::ZERO)
-    });
-    if starts_at_zero {
+    if starts_at_zero(&broker, header.topic, header.queue_id) {
         return call.ok(&[("offset", &0)], &[]);
     }
     let remark = "Not found, V3_0_6_SNAPSHOT maybe this group consumer boot first";
     Err(Refusal::new(response::QUERY_NOT_FOUND, remark))
+}
+
+/// Whether nothing of a queue has been removed and its first message, if there is one, is recent. A queue that is still empty
+/// counts: a message that comes now would otherwise be missed by a group that starts at the end.
+fn starts_at_zero(broker: &Broker, topic: &str, queue_id: i32) -> bool {
+    let Ok(queue_id) = u32::try_from(queue_id) else { return false };
+    let exists = broker.topics.get(topic).is_some_and(|config| queue_id < config.read_queue_nums);
+    let bounds = broker.store.bounds(topic, queue_id).unwrap_or_default();
+    let is_whole = exists && bounds.min == QueueOffset::ZERO;
+    is_whole
+        && (bounds.max == QueueOffset::ZERO || broker.store.is_recent(topic, queue_id, QueueOffset::ZERO))
 }
 
 /// UPDATE_CONSUMER_OFFSET (15). Any value is taken, also one that goes back.
@@ -53,7 +60,8 @@ pub fn update(call: &Call<'_, '_>) -> Result<Served, Refusal> {
     };
     let queues = config.read_queue_nums.max(config.write_queue_nums);
     if !u32::try_from(header.queue_id).is_ok_and(|queue_id| queue_id < queues) {
-        let remark = format!("topic {} has {queues} queues, none with the id {}", header.topic, header.queue_id);
+        let remark =
+            format!("topic {} has {queues} queues, none with the id {}", header.topic, header.queue_id);
         return Err(Refusal::new(response::INVALID_PARAMETER, remark));
     }
     broker.groups.find_or_create(header.consumer_group, call.now_ms);
@@ -95,7 +103,7 @@ pub fn earliest_store_time(call: &Call<'_, '_>) -> Result<Served, Refusal> {
     };
     let read = call.broker.borrow().store.store_time(queue.topic, queue_id, bounds.min);
     let (connection, reply_to) = (Rc::clone(call.connection), call.reply_to);
-    call.spawn(async move {
+    call.answer_later(async move {
         match read.await {
             Ok(time) => {
                 let time = time.unwrap_or(-1);
@@ -118,7 +126,7 @@ pub fn search(call: &Call<'_, '_>) -> Result<Served, Refusal> {
     let search =
         call.broker.borrow().store.offset_by_time(header.topic, queue_id, header.timestamp_ms, boundary);
     let (connection, reply_to) = (Rc::clone(call.connection), call.reply_to);
-    call.spawn(async move {
+    call.answer_later(async move {
         match search.await {
             Ok(offset) => connection.reply(reply_to, response::SUCCESS, None, &[("offset", &offset)], &[]),
             Err(error) => {

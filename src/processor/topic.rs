@@ -17,9 +17,9 @@ impl From<TopicUnavailable> for Refusal {
             TopicUnavailable::Refused(TopicError::Name(_) | TopicError::TooManyQueues { .. }) => {
                 response::INVALID_PARAMETER
             }
-            TopicUnavailable::Refused(TopicError::NoDefaultTopic { .. } | TopicError::NotInherited { .. }) => {
-                response::TOPIC_NOT_EXIST
-            }
+            TopicUnavailable::Refused(
+                TopicError::NoDefaultTopic { .. } | TopicError::NotInherited { .. },
+            ) => response::TOPIC_NOT_EXIST,
             TopicUnavailable::NotDurable(_) => response::SYSTEM_ERROR,
         };
         Self::new(code, error.to_string())
@@ -31,7 +31,8 @@ pub fn create(call: &Call<'_, '_>) -> Result<Served, Refusal> {
     let header = CreateTopicHeader::parse(call.request)?;
     refuse_system_topic(call, header.topic)?;
     let queues = |count: i32, name: &str| {
-        let refusal = || Refusal::new(response::INVALID_PARAMETER, format!("{name} is {count}, not 0 or more"));
+        let refusal =
+            || Refusal::new(response::INVALID_PARAMETER, format!("{name} is {count}, not 0 or more"));
         u32::try_from(count).map_err(|_| refusal())
     };
     let known = call.broker.borrow().topics.get(header.topic).map(Rc::clone);

@@ -20,6 +20,17 @@ pub struct HeartbeatData {
     pub without_sub: bool,
 }
 
+/// The body of CHECK_CLIENT_CONFIG.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CheckClientRequestBody {
+    #[serde(deserialize_with = "null_is_default")]
+    pub client_id: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub group: String,
+    pub subscription_data: Option<SubscriptionData>,
+}
+
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ProducerData {
