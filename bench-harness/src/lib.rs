@@ -1,0 +1,24 @@
+//! The measuring side of RingMQ: a load generator that speaks the remoting protocol as a stock client does, so that it drives RingMQ
+//! and the stock Java broker alike, and a checker that reads back what was acknowledged.
+//!
+//! A producing run: [`target`] finds (or creates) the topic's queues, [`generator`] sends on [`lane`]s at the times of
+//! [`schedule`], [`monitor`] watches it from the main thread, [`report`] prints and stores the result. The messages
+//! ([`payload`]) tell a reader which run and which send they belong to; [`acks`] keeps what was acknowledged and [`verify`] compares
+//! the topic with it.
+
+pub mod acks;
+pub mod clock;
+pub mod error;
+pub mod generator;
+pub mod lane;
+pub mod latency;
+pub mod machine;
+pub mod payload;
+pub mod precise_timer;
+pub mod process_cpu;
+pub mod schedule;
+pub mod send_frame;
+pub mod tally;
+
+#[cfg(test)]
+mod fake_broker;
