@@ -16,6 +16,7 @@ pub mod queue_lock;
 pub mod subscription_group;
 pub mod topic_creation;
 pub mod topic_table;
+pub mod unique_key;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ use producer_table::ProducerTable;
 use queue_lock::QueueLockTable;
 use subscription_group::SubscriptionGroupTable;
 use topic_table::TopicTable;
+use unique_key::UniqueKeys;
 
 /// Who this broker is to clients and name servers.
 #[derive(Clone, Debug)]
@@ -114,6 +116,7 @@ pub struct Broker {
     pub appends: AppendQueue,
     pub held_pulls: HeldPulls,
     pub delay: DelaySchedule,
+    pub unique_keys: UniqueKeys,
     pub outside: Rc<dyn Outside>,
     /// When this broker was opened, milliseconds since the epoch.
     pub opened_ms: i64,
@@ -186,6 +189,7 @@ impl Broker {
             delay_offsets: file("delayOffset.json"),
         };
         Ok(Rc::new(RefCell::new(Self {
+            unique_keys: UniqueKeys::new(identity.addr),
             identity,
             settings,
             store,
@@ -202,6 +206,11 @@ impl Broker {
             opened_ms: now_ms,
             files,
         })))
+    }
+
+    /// Whether no topic waits for being written: then every topic of the table may be used.
+    pub fn topics_are_durable(&self) -> bool {
+        self.files.topics.holds(self.topics.generation())
     }
 
     /// Everything that name servers have to know.

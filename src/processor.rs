@@ -6,8 +6,14 @@
 
 pub mod admin;
 pub mod client;
+pub mod commit;
+pub mod delayed;
 pub mod lock;
 pub mod offset;
+pub mod pull;
+pub mod query;
+pub mod send;
+pub mod send_back;
 pub mod topic;
 
 use std::fmt::Display;
@@ -125,6 +131,12 @@ pub fn serve(broker: &BrokerCell, connection: &Rc<Connection>, frame: &Frame) ->
 /// Request code → function.
 fn dispatch(call: &Call<'_, '_>) -> Result<Served, Refusal> {
     match call.request.code {
+        request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => send::send(call),
+        request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull(call),
+        request::CONSUMER_SEND_MSG_BACK => send_back::send_back(call),
+        request::QUERY_MESSAGE => query::query_message(call),
+        request::VIEW_MESSAGE_BY_ID => query::view_message_by_id(call),
+
         request::HEART_BEAT => client::heartbeat(call),
         request::UNREGISTER_CLIENT => client::unregister(call),
         request::GET_CONSUMER_LIST_BY_GROUP => client::consumer_list(call),
@@ -166,5 +178,6 @@ fn dispatch(call: &Call<'_, '_>) -> Result<Served, Refusal> {
 
 /// Forgets what a connection that has ended stood for, and tells the groups that it was a member of.
 pub fn connection_closed(broker: &BrokerCell, id: ConnectionId) {
+    broker.borrow_mut().held_pulls.connection_closed(id);
     client::connection_closed(broker, id);
 }

@@ -201,6 +201,12 @@ impl DelaySchedule {
         })
     }
 
+    /// Whether `due` is still what is to be read. A read from the disk takes a while, and a refusal meanwhile takes the level back.
+    pub fn is_current(&self, due: &Due) -> bool {
+        let level = &self.levels[due.level.index()];
+        level.may_read() && level.next == due.next
+    }
+
     /// Whether a message of `level` stored at `store_timestamp_ms` may be delivered at `now_ms`; otherwise when.
     ///
     /// # Errors

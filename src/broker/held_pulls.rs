@@ -1,8 +1,7 @@
 //! Pull requests that found nothing and wait for a message: long polling.
 //!
-//! Serve core. A pull is held under its (topic, queue) and leaves in one of four ways: a message that its filter lets through
-//! arrives ([`HeldPulls::arrived`]), its time is over ([`HeldPulls::take_due`]), its connection ends, or the broker stops.
-//! An arrival costs one lookup, and nothing at all while nobody waits; deadlines are ordered, so that waiting costs nothing
+//! Serve core. A pull is held under its (topic, queue) and leaves in one of three ways: a message that its filter lets through
+//! arrives ([`HeldPulls::arrived`]), its time is over ([`HeldPulls::take_due`]), or its connection ends. An arrival costs one lookup, and nothing at all while nobody waits; deadlines are ordered, so that waiting costs nothing
 //! until the first is due. At most [`HELD_PULLS_MAX`] are held.
 
 use std::collections::BTreeSet;
@@ -25,13 +24,15 @@ use crate::transport::{Connection, ConnectionId};
 pub struct HeldPull {
     pub connection: Rc<Connection>,
     pub reply_to: ReplyTo,
-    pub group: Box<str>,
     pub topic: Box<str>,
     pub queue_id: u32,
     pub offset: QueueOffset,
     pub messages_max: u32,
     pub bytes_max: usize,
     pub filter: TagFilter,
+    /// Told with the answer.
+    pub topic_sys_flag: i32,
+    pub group_sys_flag: i32,
 }
 
 /// A message that can be read from now on.
@@ -142,12 +143,6 @@ impl HeldPulls {
         (deadline <= now).then(|| self.remove(id))
     }
 
-    /// Takes any pull, for a broker that stops and lets nobody wait.
-    pub fn take_any(&mut self) -> Option<HeldPull> {
-        let (_, id) = *self.by_deadline.first()?;
-        Some(self.remove(id))
-    }
-
     /// Forgets the pulls of a connection that has ended.
     pub fn connection_closed(&mut self, connection: ConnectionId) {
         loop {
@@ -214,13 +209,14 @@ mod tests {
         HeldPull {
             connection: Connection::detached(ConnectionId(connection), peer),
             reply_to: ReplyTo { opaque: 1, serialize_type: SerializeType::Json, oneway: false },
-            group: "g".into(),
             topic: topic.into(),
             queue_id,
             offset: QueueOffset::new(offset),
             messages_max: 32,
             bytes_max: 1024,
             filter,
+            topic_sys_flag: 0,
+            group_sys_flag: 0,
         }
     }
 
@@ -297,7 +293,7 @@ mod tests {
             held.hold(one.clone(), deadline).expect("room");
         }
         assert!(held.hold(one.clone(), deadline).is_err());
-        held.take_any().expect("many are held");
+        held.take_due(deadline).expect("many are held");
         assert!(held.hold(one, deadline).is_ok());
     }
 }

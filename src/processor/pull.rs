@@ -1,0 +1,362 @@
+//! PULL_MESSAGE (11) and LITE_PULL_MESSAGE (361): reads of one queue, held while there is nothing new. Serve core.
+//!
+//! Records leave as they lie in the hot tail, counted and not copied. A read that needs the disk runs as a task of its own,
+//! so that other requests of the same connection go on; its bytes count against the connection meanwhile.
+
+use std::fmt::Display;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use shards::io::task;
+use shards::limits::{PULL_BYTES_MAX, PULL_MESSAGES_MAX};
+use shards::message_store::{Get, GetRequest, GetResult, GetStatus, TagFilter};
+use shards::position::QueueOffset;
+use shards::record::properties::java_string_hash;
+
+use crate::broker::held_pulls::HeldPull;
+use crate::broker::{Broker, BrokerCell};
+use crate::processor::{Call, Refusal, Served};
+use crate::remoting::body::heartbeat::{MessageModel, SubscriptionData};
+use crate::remoting::body::subscription_group::SubscriptionGroupConfig;
+use crate::remoting::body::topic::TopicConfig;
+use crate::remoting::code::response;
+use crate::remoting::header::pull::{PullHeader, pull_flag};
+
+/// Longest time that a pull is held, whatever the client says: the longest that clients wait for an answer.
+const HOLD_MAX: Duration = Duration::from_secs(30);
+/// Overdue pulls answered before other tasks of the core get their turn.
+const OVERDUE_PER_TURN: usize = 64;
+
+/// Serves a pull.
+///
+/// # Errors
+/// The [`Refusal`] that the checks come to, in RocketMQ's order.
+pub fn pull(call: &Call<'_, '_>) -> Result<Served, Refusal> {
+    let header = PullHeader::parse(call.request)?;
+    let broker = &mut *call.broker.borrow_mut();
+    let group = group(broker, &header, call.now_ms)?;
+    let topic = topic(broker, &header)?;
+    let queue_id = queue_id(&header, &topic, call)?;
+    let filter = filter(broker, &header, &group)?;
+    if header.has(pull_flag::COMMIT_OFFSET) {
+        let (group, topic) = (header.consumer_group, header.topic);
+        broker.offsets.commit(group, topic, header.queue_id, header.commit_offset, call.now_ms);
+    }
+    let hold_until = header.has(pull_flag::SUSPEND).then(|| {
+        let wanted_ms = u64::try_from(header.suspend_timeout_ms).unwrap_or(0);
+        Instant::now() + Duration::from_millis(wanted_ms).min(HOLD_MAX)
+    });
+    let pull = HeldPull {
+        connection: Rc::clone(call.connection),
+        reply_to: call.reply_to,
+        topic: header.topic.into(),
+        queue_id,
+        offset: QueueOffset::from_i64(header.queue_offset).unwrap_or_default(),
+        messages_max: u32::try_from(header.max_msg_nums).unwrap_or(0).clamp(1, PULL_MESSAGES_MAX),
+        bytes_max: bytes_max(&header),
+        filter,
+        topic_sys_flag: topic.topic_sys_flag,
+        group_sys_flag: group.group_sys_flag,
+    };
+    if header.queue_offset < 0 {
+        let result = before_the_first(broker, &pull);
+        answer(&pull, header.queue_offset, result);
+        return Ok(Served::Now);
+    }
+    read(call.broker, broker, pull, hold_until);
+    Ok(Served::Now)
+}
+
+fn bytes_max(header: &PullHeader<'_>) -> usize {
+    let wanted =
+        header.max_msg_bytes.and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
+    wanted.unwrap_or(PULL_BYTES_MAX).min(PULL_BYTES_MAX)
+}
+
+fn group(
+    broker: &mut Broker,
+    header: &PullHeader<'_>,
+    now_ms: i64,
+) -> Result<Rc<SubscriptionGroupConfig>, Refusal> {
+    let name = header.consumer_group;
+    let Some(group) = broker.groups.find_or_create(name, now_ms) else {
+        let remark = format!("subscription group [{name}] does not exist");
+        return Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
+    };
+    if !group.consume_enable {
+        let remark = format!("subscription group no permission, {name}");
+        return Err(Refusal::new(response::NO_PERMISSION, remark));
+    }
+    Ok(group)
+}
+
+fn topic(broker: &Broker, header: &PullHeader<'_>) -> Result<Rc<TopicConfig>, Refusal> {
+    let name = header.topic;
+    let Some(topic) = broker.topics.get(name) else {
+        return Err(no_topic(name));
+    };
+    if !topic.is_readable() {
+        let remark = format!("the topic[{name}] pulling message is forbidden");
+        return Err(Refusal::new(response::NO_PERMISSION, remark));
+    }
+    Ok(Rc::clone(topic))
+}
+
+fn no_topic(name: &str) -> Refusal {
+    Refusal::new(response::TOPIC_NOT_EXIST, format!("topic[{name}] not exist, apply first please!"))
+}
+
+fn queue_id(header: &PullHeader<'_>, topic: &TopicConfig, call: &Call<'_, '_>) -> Result<u32, Refusal> {
+    u32::try_from(header.queue_id).ok().filter(|queue_id| *queue_id < topic.read_queue_nums).ok_or_else(
+        || {
+            let remark = format!(
+                "queueId[{}] is illegal, topic:[{}] topicConfig.readQueueNums:[{}] consumer:[{}]",
+                header.queue_id,
+                header.topic,
+                topic.read_queue_nums,
+                call.connection.peer()
+            );
+            Refusal::new(response::INVALID_PARAMETER, remark)
+        },
+    )
+}
+
+/// What the consumer wants of the queue: as the request says, or as its group's heartbeat did.
+fn filter(
+    broker: &Broker,
+    header: &PullHeader<'_>,
+    group: &SubscriptionGroupConfig,
+) -> Result<TagFilter, Refusal> {
+    if header.has(pull_flag::SUBSCRIPTION) {
+        if let Some(other) = header.expression_type.filter(|kind| !kind.is_empty() && *kind != "TAG") {
+            return Err(filter_not_supported(other));
+        }
+        return tag_filter(header.subscription.unwrap_or_default()).ok_or_else(|| {
+            let remark = "parse the consumer's subscription failed";
+            Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, remark)
+        });
+    }
+    let name = header.consumer_group;
+    let Some(members) = broker.consumers.group(name) else {
+        let remark = format!("the consumer's group info not exist: {name}");
+        return Err(Refusal::new(response::SUBSCRIPTION_NOT_EXIST, remark));
+    };
+    if !group.consume_broadcast_enable && members.message_model == MessageModel::Broadcasting {
+        let remark = format!("the consumer group[{name}] can not consume by broadcast way");
+        return Err(Refusal::new(response::NO_PERMISSION, remark));
+    }
+    if broker.groups.is_read_forbidden(name, header.topic) {
+        let remark = format!("the consumer group[{name}] is forbidden for topic[{}]", header.topic);
+        return Err(Refusal::new(response::NO_PERMISSION, remark));
+    }
+    let Some(subscription) = broker.consumers.subscription(name, header.topic) else {
+        let remark = format!("the consumer's subscription not exist: group {name}, topic {}", header.topic);
+        return Err(Refusal::new(response::SUBSCRIPTION_NOT_EXIST, remark));
+    };
+    if subscription.sub_version < header.sub_version {
+        let remark = "the consumer's subscription not latest";
+        return Err(Refusal::new(response::SUBSCRIPTION_NOT_LATEST, remark));
+    }
+    if !subscription.is_by_tags() {
+        return Err(filter_not_supported(&subscription.expression_type));
+    }
+    Ok(registered_filter(subscription))
+}
+
+fn filter_not_supported(kind: &str) -> Refusal {
+    let remark = format!("The broker does not support consumer to filter message by {kind}");
+    Refusal::new(response::SYSTEM_ERROR, remark)
+}
+
+fn registered_filter(subscription: &SubscriptionData) -> TagFilter {
+    match subscription.sub_string.as_str() {
+        "" | "*" => TagFilter::All,
+        _ => TagFilter::Codes(subscription.code_set.iter().map(|code| i64::from(*code)).collect()),
+    }
+}
+
+/// Reads `a || b`; `None` when there are only separators.
+fn tag_filter(expression: &str) -> Option<TagFilter> {
+    if expression.is_empty() || expression == "*" {
+        return Some(TagFilter::All);
+    }
+    let parts = expression.split("||");
+    if parts.clone().all(str::is_empty) {
+        return None;
+    }
+    let tags = parts.map(str::trim).filter(|tag| !tag.is_empty());
+    Some(TagFilter::Codes(tags.map(|tag| i64::from(java_string_hash(tag))).collect()))
+}
+
+/// Reads once more for a pull that was held. It is not held again.
+pub(super) fn read_again(cell: &BrokerCell, broker: &mut Broker, pull: HeldPull) {
+    if broker.topics.contains(&pull.topic) {
+        read(cell, broker, pull, None);
+    } else {
+        no_topic(&pull.topic).send(&pull.connection, pull.reply_to);
+    }
+}
+
+/// Reads and answers; or holds the pull, if it may be; or leaves both to a task that reads the disk.
+fn read(cell: &BrokerCell, broker: &mut Broker, pull: HeldPull, hold_until: Option<Instant>) {
+    let request = GetRequest {
+        topic: &pull.topic,
+        queue_id: pull.queue_id,
+        offset: pull.offset,
+        messages_max: pull.messages_max,
+        bytes_max: pull.bytes_max,
+        filter: &pull.filter,
+    };
+    match broker.store.get(&request) {
+        Get::Ready(result) => answer_or_hold(broker, pull, result, hold_until),
+        Get::Cold(cold) => {
+            let cell = Rc::clone(cell);
+            let reserved_bytes = pull.bytes_max;
+            pull.connection.add_in_flight(reserved_bytes);
+            task::spawn(async move {
+                let result = cold.run().await;
+                pull.connection.sub_in_flight(reserved_bytes);
+                match result {
+                    Ok(result) => answer_or_hold(&mut cell.borrow_mut(), pull, result, hold_until),
+                    Err(error) => {
+                        tracing::error!(topic = %pull.topic, queue_id = pull.queue_id, offset = %pull.offset, %error,
+                            "a pull could not be read");
+                        let refusal = Refusal::new(response::SYSTEM_ERROR, error.to_string());
+                        refusal.send(&pull.connection, pull.reply_to);
+                    }
+                }
+            });
+        }
+    }
+}
+
+fn answer_or_hold(broker: &mut Broker, pull: HeldPull, result: GetResult, hold_until: Option<Instant>) {
+    let asked = pull.offset.to_i64();
+    let held = match hold_until {
+        Some(deadline)
+            if code(result.status, asked) == response::PULL_NOT_FOUND && !pull.connection.is_closed() =>
+        {
+            broker.held_pulls.hold(pull, deadline)
+        }
+        _ => Err(pull),
+    };
+    if let Err(pull) = held {
+        answer(&pull, asked, result);
+    }
+}
+
+/// What a client is told when it asks for an offset below zero.
+fn before_the_first(broker: &Broker, pull: &HeldPull) -> GetResult {
+    let bounds = broker.store.bounds(&pull.topic, pull.queue_id);
+    let status = if bounds.is_some() { GetStatus::OffsetTooSmall } else { GetStatus::NoMatchedLogicQueue };
+    let bounds = bounds.unwrap_or_default();
+    GetResult {
+        status,
+        next_begin_offset: bounds.min,
+        min_offset: bounds.min,
+        max_offset: bounds.max,
+        records: Vec::new(),
+        bytes: 0,
+        messages: 0,
+    }
+}
+
+/// The response code of a read's status; `asked` is the offset that the client named.
+fn code(status: GetStatus, asked: i64) -> i32 {
+    match status {
+        GetStatus::Found => response::SUCCESS,
+        GetStatus::NoMatchedMessage | GetStatus::MessageWasRemoving => response::PULL_RETRY_IMMEDIATELY,
+        GetStatus::NoMatchedLogicQueue | GetStatus::NoMessageInQueue if asked != 0 => {
+            response::PULL_OFFSET_MOVED
+        }
+        GetStatus::NoMatchedLogicQueue
+        | GetStatus::NoMessageInQueue
+        | GetStatus::OffsetFoundNull
+        | GetStatus::OffsetOverflowOne => response::PULL_NOT_FOUND,
+        GetStatus::OffsetOverflowBadly | GetStatus::OffsetTooSmall | GetStatus::OffsetReset => {
+            response::PULL_OFFSET_MOVED
+        }
+    }
+}
+
+fn answer(pull: &HeldPull, asked: i64, result: GetResult) {
+    let ext: [(&str, &dyn Display); 6] = [
+        // 0: the leader, this broker.
+        ("suggestWhichBrokerId", &0),
+        ("nextBeginOffset", &result.next_begin_offset),
+        ("minOffset", &result.min_offset),
+        ("maxOffset", &result.max_offset),
+        ("topicSysFlag", &pull.topic_sys_flag),
+        ("groupSysFlag", &pull.group_sys_flag),
+    ];
+    let code = code(result.status, asked);
+    pull.connection.reply_pieces(pull.reply_to, code, Some(result.status.name()), &ext, result.records);
+}
+
+/// Answers held pulls whose time is over, as long as the core runs.
+pub async fn answer_overdue(cell: BrokerCell) {
+    let moved = cell.borrow().held_pulls.deadline_moved();
+    loop {
+        let next = cell.borrow().held_pulls.next_deadline();
+        let now = Instant::now();
+        match next {
+            None => moved.wait().await,
+            Some(deadline) if deadline > now => {
+                moved.wait_at_most(deadline - now).await;
+            }
+            Some(_) => {
+                answer_due(&cell, now);
+                task::yield_if_needed().await;
+            }
+        }
+    }
+}
+
+fn answer_due(cell: &BrokerCell, now: Instant) {
+    let broker = &mut *cell.borrow_mut();
+    for _ in 0..OVERDUE_PER_TURN {
+        let Some(pull) = broker.held_pulls.take_due(now) else { return };
+        read_again(cell, broker, pull);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subscriptions_are_read_as_rocketmq_reads_them() {
+        let codes = |tags: &[&str]| {
+            Some(TagFilter::Codes(tags.iter().map(|tag| i64::from(java_string_hash(tag))).collect()))
+        };
+        assert_eq!(tag_filter(""), Some(TagFilter::All));
+        assert_eq!(tag_filter("*"), Some(TagFilter::All));
+        assert_eq!(tag_filter("TagA"), codes(&["TagA"]));
+        assert_eq!(tag_filter("TagA||TagB"), codes(&["TagA", "TagB"]));
+        assert_eq!(tag_filter(" TagA || 标签 ||"), codes(&["TagA", "标签"]));
+        assert_eq!(tag_filter("||"), None);
+        assert_eq!(tag_filter(" "), codes(&[]), "matches nothing");
+    }
+
+    #[test]
+    fn a_status_has_rocketmqs_code() {
+        use GetStatus as S;
+        let rows = [
+            (S::Found, 5, 0),
+            (S::NoMatchedMessage, 5, 20),
+            (S::MessageWasRemoving, 5, 20),
+            (S::NoMatchedLogicQueue, 0, 19),
+            (S::NoMatchedLogicQueue, 5, 21),
+            (S::NoMessageInQueue, 0, 19),
+            (S::NoMessageInQueue, -1, 21),
+            (S::OffsetFoundNull, 5, 19),
+            (S::OffsetOverflowOne, 5, 19),
+            (S::OffsetOverflowBadly, 5, 21),
+            (S::OffsetTooSmall, 0, 21),
+            (S::OffsetReset, 5, 21),
+        ];
+        for (status, asked, expected) in rows {
+            assert_eq!(code(status, asked), expected, "{status:?} for offset {asked}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! From the properties that a producer sends to those that are stored. The broker adds MSG_REGION, TRACE_ON, CLUSTER and, if
+//! it is missing, UNIQ_KEY; a delayed message keeps its real place in REAL_TOPIC and REAL_QID; what only brokers may set goes.
+
+use std::fmt::Write as _;
+
+use shards::record::properties::{self, NAME_VALUE_SEPARATOR, PROPERTY_SEPARATOR, Properties};
+use smallvec::SmallVec;
+
+/// Stored properties; those of most messages fit without an allocation.
+pub(super) type Encoded = SmallVec<[u8; 512]>;
+
+/// A POP consumer's handle on a message; only the broker makes it.
+const POP_CK: &str = "POP_CK";
+
+/// What a producer's properties say that matters to the broker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wishes<'p> {
+    /// The client's own id of the message.
+    pub(super) unique_key: Option<&'p str>,
+    pub(super) delay_level: Option<&'p str>,
+    pub(super) is_transaction: bool,
+    /// It asks for a time of delivery in place of a level.
+    pub(super) is_timer: bool,
+    /// It says that it holds several messages.
+    pub(super) is_inner_batch: bool,
+}
+
+impl<'p> Wishes<'p> {
+    pub(super) fn read(sent: &'p str) -> Self {
+        let mut wishes = Self::default();
+        for (name, value) in Properties::new(sent.as_bytes()) {
+            match name {
+                properties::UNIQ_KEY => wishes.unique_key = Some(value),
+                properties::DELAY => wishes.delay_level = Some(value),
+                properties::TRANSACTION_PREPARED => {
+                    wishes.is_transaction = value.eq_ignore_ascii_case("true");
+                }
+                properties::TIMER_DELAY_SEC | properties::TIMER_DELAY_MS | properties::TIMER_DELIVER_MS => {
+                    wishes.is_timer = true;
+                }
+                properties::INNER_NUM => wishes.is_inner_batch = true,
+                _ => {}
+            }
+        }
+        wishes
+    }
+}
+
+/// What the broker stores besides what was sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Additions<'a> {
+    pub(super) region: &'a str,
+    pub(super) cluster: &'a str,
+    /// Set when the producer sent none.
+    pub(super) unique_key: Option<&'a str>,
+    /// Where a delayed message goes in the end.
+    pub(super) real_place: Option<(&'a str, u32)>,
+    /// Replaces the level that was sent.
+    pub(super) delay_level: Option<i32>,
+}
+
+/// The properties to store.
+pub(super) fn encode(sent: &str, add: &Additions<'_>) -> Encoded {
+    let mut out = Encoded::new();
+    for (name, value) in Properties::new(sent.as_bytes()) {
+        if !is_replaced(name, add) {
+            put(&mut out, name, value);
+        }
+    }
+    put(&mut out, properties::MSG_REGION, add.region);
+    put(&mut out, properties::TRACE_ON, "true");
+    if let Some(unique_key) = add.unique_key {
+        put(&mut out, properties::UNIQ_KEY, unique_key);
+    }
+    if let Some(level) = add.delay_level {
+        put(&mut out, properties::DELAY, &level.to_string());
+    }
+    put(&mut out, properties::CLUSTER, add.cluster);
+    if let Some((topic, queue_id)) = add.real_place {
+        put(&mut out, properties::REAL_TOPIC, topic);
+        let mut digits = String::with_capacity(10);
+        write!(digits, "{queue_id}").expect("writing into memory does not fail");
+        put(&mut out, properties::REAL_QUEUE_ID, &digits);
+    }
+    out
+}
+
+fn is_replaced(name: &str, add: &Additions<'_>) -> bool {
+    match name {
+        properties::MSG_REGION | properties::TRACE_ON | properties::CLUSTER | properties::CRC32 | POP_CK => {
+            true
+        }
+        properties::UNIQ_KEY => add.unique_key.is_some(),
+        properties::DELAY => add.delay_level.is_some(),
+        // A level goes before a time.
+        properties::REAL_TOPIC
+        | properties::REAL_QUEUE_ID
+        | properties::TIMER_DELAY_SEC
+        | properties::TIMER_DELAY_MS
+        | properties::TIMER_DELIVER_MS => add.real_place.is_some(),
+        _ => false,
+    }
+}
+
+fn put(out: &mut Encoded, name: &str, value: &str) {
+    out.extend_from_slice(name.as_bytes());
+    out.push(NAME_VALUE_SEPARATOR);
+    out.extend_from_slice(value.as_bytes());
+    out.push(PROPERTY_SEPARATOR);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADD: Additions<'_> =
+        Additions { region: "R", cluster: "C", unique_key: None, real_place: None, delay_level: None };
+
+    fn readable(encoded: &[u8]) -> String {
+        String::from_utf8_lossy(encoded).replace('\u{1}', "=").replace('\u{2}', ";")
+    }
+
+    fn sent(text: &str) -> String {
+        text.replace('=', "\u{1}").replace(';', "\u{2}")
+    }
+
+    #[test]
+    fn what_was_sent_is_kept_and_the_brokers_own_is_added() {
+        let encoded = encode(&sent("KEYS=a b;UNIQ_KEY=U;日本=é;TAGS=t"), &ADD);
+        let expected = "KEYS=a b;UNIQ_KEY=U;日本=é;TAGS=t;MSG_REGION=R;TRACE_ON=true;CLUSTER=C;";
+        assert_eq!(readable(&encoded), expected);
+    }
+
+    #[test]
+    fn what_only_brokers_may_set_is_dropped() {
+        let text = sent("POP_CK=x;POP_CKX=y;CLUSTER=Z;MSG_REGION=q;TRACE_ON=false;__CRC32#=1234567890;A=1;");
+        let add = Additions { unique_key: Some("NEW"), ..ADD };
+        let expected = "POP_CKX=y;A=1;MSG_REGION=R;TRACE_ON=true;UNIQ_KEY=NEW;CLUSTER=C;";
+        assert_eq!(readable(&encode(&text, &add)), expected);
+    }
+
+    #[test]
+    fn a_delayed_message_keeps_its_real_place_and_no_earlier_one() {
+        let text = sent("DELAY=3;REAL_TOPIC=old;REAL_QID=9;TIMER_DELAY_SEC=5;");
+        let add = Additions { real_place: Some(("T", 2)), ..ADD };
+        let expected = "DELAY=3;MSG_REGION=R;TRACE_ON=true;CLUSTER=C;REAL_TOPIC=T;REAL_QID=2;";
+        assert_eq!(readable(&encode(&text, &add)), expected);
+        let add = Additions { delay_level: Some(-1), ..ADD };
+        assert!(readable(&encode(&text, &add)).contains("TRACE_ON=true;DELAY=-1;"));
+    }
+
+    #[test]
+    fn wishes_are_read() {
+        let text = sent("UNIQ_KEY=U;DELAY=3;TRAN_MSG=TRUE;TIMER_DELIVER_MS=5;INNER_NUM=2;bad;=;x=;");
+        let wishes = Wishes::read(&text);
+        assert_eq!((wishes.unique_key, wishes.delay_level), (Some("U"), Some("3")));
+        assert!(wishes.is_transaction && wishes.is_timer && wishes.is_inner_batch);
+        assert_eq!(Wishes::read(""), Wishes::default());
+    }
+}
