@@ -25,7 +25,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use shards::message_store::MessageStore;
+use shards::message_store::{MessageStore, ReadError, StoreExit};
 use shards::position::QueueOffset;
 use shards::side_writer::{ConfigWriteError, SideWriter};
 
@@ -102,6 +102,15 @@ pub trait Outside {
     fn create_topic_elsewhere(&self, config: &TopicConfig);
 }
 
+/// What went wrong while closing. The next start repairs what is derived; offsets of the last seconds may be lost.
+#[derive(Debug, thiserror::Error)]
+pub enum CloseError {
+    #[error("tables are not durable: {0}")]
+    Tables(#[from] ConfigWriteError),
+    #[error("the store did not close: {0}")]
+    Store(#[from] ReadError),
+}
+
 /// A broker and all its state.
 pub struct Broker {
     pub identity: Identity,
@@ -121,6 +130,7 @@ pub struct Broker {
     /// When this broker was opened, milliseconds since the epoch.
     pub opened_ms: i64,
     files: Files,
+    closed: bool,
 }
 
 /// The files of the tables.
@@ -205,6 +215,7 @@ impl Broker {
             outside,
             opened_ms: now_ms,
             files,
+            closed: false,
         })))
     }
 
@@ -231,6 +242,39 @@ impl Broker {
             topics: vec![topic],
             complete: false,
         }
+    }
+
+    /// Tells the name servers everything. Nothing is borrowed meanwhile: it may lead back here.
+    pub fn register_everything(cell: &BrokerCell) {
+        let (outside, registration) = {
+            let broker = cell.borrow();
+            (Rc::clone(&broker.outside), broker.registration())
+        };
+        outside.register(registration);
+    }
+
+    /// A topic that exists for good: a message to it may be acknowledged. A topic that is not durable yet is waited for by
+    /// [`topic_creation::topic_for_send`].
+    pub fn durable_topic(&self, topic: &str) -> Option<&Rc<TopicConfig>> {
+        self.topics.get_made_by(topic, self.files.topics.held())
+    }
+
+    /// Whether [`Self::close`] has begun: whatever goes on by the clock ends.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Writes all tables and what the store derives from the log, and closes. The log half has flushed before, and no request
+    /// is served any more.
+    ///
+    /// # Errors
+    /// What could not be written; the rest is closed all the same.
+    pub async fn close(cell: &BrokerCell, exit: StoreExit) -> Result<(), CloseError> {
+        cell.borrow_mut().closed = true;
+        let tables = Self::persist(cell).await;
+        let store = cell.borrow_mut().store.close(exit);
+        store.await?;
+        Ok(tables?)
     }
 
     /// Waits until `topics.json` holds this generation of the topic table.

@@ -15,6 +15,7 @@ pub mod query;
 pub mod send;
 pub mod send_back;
 pub mod topic;
+pub mod upkeep;
 
 use std::fmt::Display;
 use std::future::Future;

@@ -58,6 +58,11 @@ impl ConfigFile {
         })
     }
 
+    /// The newest generation that the disk has.
+    pub fn held(&self) -> u64 {
+        self.durable.get()
+    }
+
     /// Whether the disk has `generation`.
     pub fn holds(&self, generation: u64) -> bool {
         self.durable.get() >= generation

@@ -49,6 +49,9 @@ pub fn topic_for_send(
     new: &NewTopic<'_>,
     now_ms: i64,
 ) -> Result<TopicReady, TopicUnavailable> {
+    if let Some(config) = broker.borrow().durable_topic(new.topic) {
+        return Ok(TopicReady::Now(Rc::clone(config)));
+    }
     let made = !broker.borrow().topics.contains(new.topic);
     let config = broker.borrow_mut().topics.create_for_send(new, now_ms)?;
     Ok(ready(broker, config, made.then_some(Spread::AllShards)))
@@ -114,11 +117,7 @@ pub async fn remove_topic(broker: BrokerCell, topic: String, now_ms: i64) -> Res
     };
     Broker::hold_topics(&broker, generation).await?;
     if was_there {
-        let (outside, registration) = {
-            let broker = broker.borrow();
-            (Rc::clone(&broker.outside), broker.registration())
-        };
-        outside.register(registration);
+        Broker::register_everything(&broker);
     }
     Ok(was_there)
 }

@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use hashbrown::HashMap;
+
 use super::name::{self, NameError};
 use super::{Identity, Settings};
 use crate::remoting::body::registration::TopicConfigTable;
@@ -42,7 +44,7 @@ pub enum TopicError {
 /// All topics of a broker by name.
 #[derive(Debug)]
 pub struct TopicTable {
-    topics: BTreeMap<String, Topic>,
+    topics: HashMap<String, Topic>,
     data_version: DataVersion,
     generation: u64,
     /// Topics that are named after this broker and its cluster, system topics as well.
@@ -67,7 +69,7 @@ impl TopicTable {
             format!("{}SYNC_BROKER_MEMBER_{broker_name}", name::SYSTEM_TOPIC_PREFIX),
         ];
         let mut table =
-            Self { topics: BTreeMap::new(), data_version: DataVersion::default(), generation: 0, own_names };
+            Self { topics: HashMap::new(), data_version: DataVersion::default(), generation: 0, own_names };
         for config in system_topics(identity, settings) {
             table.insert(config);
         }
@@ -106,6 +108,11 @@ impl TopicTable {
 
     pub fn get(&self, topic: &str) -> Option<&Rc<TopicConfig>> {
         self.topics.get(topic).map(|topic| &topic.config)
+    }
+
+    /// The topic if it is as it is since `generation` or longer.
+    pub fn get_made_by(&self, topic: &str, generation: u64) -> Option<&Rc<TopicConfig>> {
+        self.topics.get(topic).filter(|topic| topic.generation <= generation).map(|topic| &topic.config)
     }
 
     pub fn len(&self) -> usize {

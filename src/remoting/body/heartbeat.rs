@@ -1,6 +1,6 @@
 //! The body of HEART_BEAT and what it says about groups.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::remoting::fastjson::null_is_default;
 
@@ -77,7 +77,7 @@ pub struct ConsumerData {
 pub struct SubscriptionData {
     pub class_filter_mode: bool,
     /// Java's hash of every tag in `tags_set`; empty with the expression `*`.
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "numbers_or_texts")]
     pub code_set: Vec<i32>,
     /// `TAG` or `SQL92`.
     #[serde(deserialize_with = "null_is_default")]
@@ -109,5 +109,51 @@ impl SubscriptionData {
     /// Whether this is a filter by tags, which is the default when nothing is said.
     pub fn is_by_tags(&self) -> bool {
         self.expression_type.is_empty() || self.expression_type == "TAG"
+    }
+}
+
+/// The Go client writes hashes as strings, which fastjson takes for the numbers that they are.
+fn numbers_or_texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<i32>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Code {
+        Number(i32),
+        Text(String),
+    }
+    let codes: Option<Vec<Code>> = Option::deserialize(deserializer)?;
+    let number = |code| match code {
+        Code::Number(number) => Ok(number),
+        Code::Text(text) => text.trim().parse().map_err(serde::de::Error::custom),
+    };
+    codes.unwrap_or_default().into_iter().map(number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::remoting::fastjson;
+
+    /// Heartbeats of the Go client, version 2, with the tags of a subscription: hashes are strings.
+    #[test]
+    fn hashes_may_be_strings() {
+        let body = br#"{"clientID":"10.0.0.1@7","producerDataSet":[],"consumerDataSet":[{"groupName":"g","consumeType":
+            "CONSUME_PASSIVELY","messageModel":"CLUSTERING","consumeFromWhere":"CONSUME_FROM_LAST_OFFSET",
+            "subscriptionDataSet":[{"ClassFilterMode":false,"topic":"T","subString":"a || b","tagsSet":["a","b"],
+            "codeSet":["97","-98"],"subVersion":1700000000000000000,"expressionType":"TAG"}],"unitMode":false}]}"#;
+        let data: HeartbeatData = fastjson::read("HeartbeatData", body).unwrap();
+        let subscription = &data.consumers[0].subscription_data_set[0];
+        assert_eq!(subscription.code_set, [97, -98]);
+        assert_eq!(subscription.tags_set, ["a", "b"]);
+        assert_eq!(data.consumers[0].consume_type, ConsumeType::Passively);
+    }
+
+    #[test]
+    fn hashes_may_be_numbers_or_missing() {
+        let read =
+            |text: &[u8]| fastjson::read::<SubscriptionData>("SubscriptionData", text).map(|s| s.code_set);
+        assert_eq!(read(br#"{"codeSet":[1,-2]}"#).unwrap(), [1, -2]);
+        assert!(read(br#"{"codeSet":null}"#).unwrap().is_empty());
+        assert!(read(br#"{"topic":"T"}"#).unwrap().is_empty());
+        assert!(read(br#"{"codeSet":["x"]}"#).is_err());
     }
 }
