@@ -6,6 +6,7 @@ pub mod broker;
 pub mod client;
 pub mod config;
 pub mod mesh;
+pub mod namesrv;
 pub mod processor;
 pub mod remoting;
 pub mod transport;

@@ -53,6 +53,10 @@ pub const HEADER_FIELDS_MAX: usize = 128;
 pub const REMARK_BYTES_MAX: usize = 4096;
 /// Most that a compressed broker registration may inflate to, bytes. A larger one is refused with SYSTEM_ERROR.
 pub const REGISTRATION_BYTES_MAX: u64 = 64 << 20;
+/// Pairs of a topic and a broker that has it, in a name server. A registration beyond is refused with SYSTEM_ERROR.
+pub const ROUTE_QUEUE_ENTRIES_MAX: usize = 1 << 20;
+/// All of a name server's key-value configuration, bytes. A change beyond is refused with SYSTEM_ERROR.
+pub const KV_CONFIG_BYTES_MAX: usize = 1 << 20;
 /// Unanswered request bytes plus unsent response bytes of one connection. Beyond it the connection is not read from.
 pub const CONNECTION_IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
 /// Connections that one listener holds. Further ones are closed at once.

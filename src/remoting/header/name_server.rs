@@ -49,6 +49,14 @@ header! {
 }
 
 header! {
+    /// GET_BROKER_MEMBER_GROUP (901).
+    MemberGroupHeader<'r> {
+        cluster_name: &'r str = text("clusterName"),
+        broker_name: &'r str = text("brokerName"),
+    }
+}
+
+header! {
     /// WIPE_WRITE_PERM_OF_BROKER (205), ADD_WRITE_PERM_OF_BROKER (327).
     BrokerNameHeader<'r> {
         broker_name: &'r str = text("brokerName"),
