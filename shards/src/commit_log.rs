@@ -144,6 +144,11 @@ impl CommitLog {
         self.closed.as_ref()
     }
 
+    /// Whether a write failed.
+    pub fn has_failed(&self) -> bool {
+        matches!(self.closed, Some(AppendRefusal::ShardFailed { .. }))
+    }
+
     /// Why the next segment is missing, if it cannot be made.
     pub fn disk_full(&self) -> Option<&AppendRefusal> {
         self.disk_full.as_ref()
@@ -385,6 +390,11 @@ impl CommitLog {
         let known = self.new_blocks.iter().take_while(|block| block.start() < self.confirm_offset).count();
         let new_blocks = self.new_blocks.drain(..known).collect();
         Some(Committed { confirm_offset: self.confirm_offset, new_blocks, outcomes })
+    }
+
+    /// Whether [`Self::take_committed`] has something to give.
+    pub fn has_results(&self) -> bool {
+        self.outcomes.is_ready(self.flushed_end)
     }
 
     /// Whether everything that was taken is flushed and its results are given out.

@@ -4,5 +4,6 @@ pub mod block;
 pub mod disk;
 pub mod executor;
 pub mod host;
+pub mod log_file;
 pub mod mailbox;
 pub mod task;

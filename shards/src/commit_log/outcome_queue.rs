@@ -21,9 +21,23 @@ enum Waiting {
     Refused(AppendRefusal),
 }
 
+impl Waiting {
+    fn is_ready(&self, durable_end: PhysicalOffset) -> bool {
+        match self {
+            Self::Placed { end, .. } => *end <= durable_end,
+            Self::Refused(_) => true,
+        }
+    }
+}
+
 impl OutcomeQueue {
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Whether the first result may be given out when everything before `durable_end` is durable.
+    pub(crate) fn is_ready(&self, durable_end: PhysicalOffset) -> bool {
+        self.waiting.front().is_some_and(|waiting| waiting.is_ready(durable_end))
     }
 
     pub(crate) fn placed(&mut self, placement: Placement, end: PhysicalOffset) {
@@ -48,11 +62,7 @@ impl OutcomeQueue {
         durable_end: PhysicalOffset,
         confirm_offset: &mut PhysicalOffset,
     ) -> Vec<AppendOutcome> {
-        let ready = self
-            .waiting
-            .iter()
-            .take_while(|waiting| !matches!(waiting, Waiting::Placed { end, .. } if *end > durable_end))
-            .count();
+        let ready = self.waiting.iter().take_while(|waiting| waiting.is_ready(durable_end)).count();
         self.waiting
             .drain(..ready)
             .map(|waiting| match waiting {

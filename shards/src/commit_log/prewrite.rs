@@ -9,8 +9,8 @@ use crate::commit_log::segment::segment_start;
 use crate::commit_log::{PAGE_BYTES, page_floor};
 use crate::position::PhysicalOffset;
 
-/// Most bytes written at once: as long as a large flush, which may have to wait for it.
-const CHUNK_BYTES: u64 = 1 << 20;
+/// Bytes written at once, but for the end of a segment: as long as a large flush, which may have to wait for it.
+pub(crate) const CHUNK_BYTES: usize = 1 << 20;
 /// How far ahead of the records is prewritten, bytes.
 const AHEAD_BYTES: u64 = 256 << 20;
 /// With less than this ahead there is no time for pauses between chunks, bytes.
@@ -47,17 +47,26 @@ impl Prewrite {
     /// The next chunk, for records up to `placed_end` and segments up to `ready_end`; it is then under way until [`Self::done`].
     pub(crate) fn next(&mut self, placed_end: PhysicalOffset, ready_end: PhysicalOffset) -> Option<Chunk> {
         assert_eq!(self.under_way, None, "one chunk at a time");
+        self.under_way = self.following(placed_end, ready_end);
+        self.under_way
+    }
+
+    /// Whether there is something to write.
+    pub(crate) fn wants(&self, placed_end: PhysicalOffset, ready_end: PhysicalOffset) -> bool {
+        self.under_way.is_none() && self.following(placed_end, ready_end).is_some()
+    }
+
+    fn following(&self, placed_end: PhysicalOffset, ready_end: PhysicalOffset) -> Option<Chunk> {
         let start = self.written_end.max(page_ceiling(placed_end));
         let end = page_floor(placed_end.plus(AHEAD_BYTES)).min(ready_end);
-        if start >= end {
+        let is_little = end < start.plus(CHUNK_BYTES as u64) && end != ready_end;
+        if start >= end || is_little {
             return None;
         }
         let segment = segment_start(start, self.segment_bytes);
-        let end = end.min(start.plus(CHUNK_BYTES)).min(segment.plus(self.segment_bytes));
+        let end = end.min(start.plus(CHUNK_BYTES as u64)).min(segment.plus(self.segment_bytes));
         let bytes = usize::try_from(end.since(start)).expect("a chunk is small");
-        let chunk = Chunk { segment, start, bytes };
-        self.under_way = Some(chunk);
-        Some(chunk)
+        Some(Chunk { segment, start, bytes })
     }
 
     /// The chunk that is under way is written.
