@@ -40,6 +40,7 @@ use held_pulls::HeldPulls;
 use producer_table::ProducerTable;
 use queue_lock::QueueLockTable;
 use subscription_group::SubscriptionGroupTable;
+pub use topic_creation::create_topic_from_elsewhere;
 use topic_table::TopicTable;
 use unique_key::UniqueKeys;
 
@@ -161,12 +162,12 @@ impl Broker {
         identity: Identity,
         settings: Settings,
         store: MessageStore,
-        side_writer: &SideWriter,
-        config_dir: &Path,
+        side_writer: SideWriter,
+        config_dir: impl AsRef<Path>,
         outside: Rc<dyn Outside>,
     ) -> Result<BrokerCell, ConfigFileError> {
         let now_ms = wall_clock_ms();
-        let path = |name: &str| config_dir.join(name);
+        let path = |name: &str| config_dir.as_ref().join(name);
         let file = |name: &str| ConfigFile::new(path(name), side_writer.clone());
 
         let mut topics = TopicTable::new(&identity, &settings);
@@ -219,11 +220,6 @@ impl Broker {
         })))
     }
 
-    /// Whether no topic waits for being written: then every topic of the table may be used.
-    pub fn topics_are_durable(&self) -> bool {
-        self.files.topics.holds(self.topics.generation())
-    }
-
     /// Everything that name servers have to know.
     pub fn registration(&self) -> BrokerRegistration {
         BrokerRegistration {
@@ -259,22 +255,9 @@ impl Broker {
         self.topics.get_made_by(topic, self.files.topics.held())
     }
 
-    /// Whether [`Self::close`] has begun: whatever goes on by the clock ends.
+    /// Whether [`close`] has begun: whatever goes on by the clock ends.
     pub fn is_closed(&self) -> bool {
         self.closed
-    }
-
-    /// Writes all tables and what the store derives from the log, and closes. The log half has flushed before, and no request
-    /// is served any more.
-    ///
-    /// # Errors
-    /// What could not be written; the rest is closed all the same.
-    pub async fn close(cell: &BrokerCell, exit: StoreExit) -> Result<(), CloseError> {
-        cell.borrow_mut().closed = true;
-        let tables = Self::persist(cell).await;
-        let store = cell.borrow_mut().store.close(exit);
-        store.await?;
-        Ok(tables?)
     }
 
     /// Waits until `topics.json` holds this generation of the topic table.
@@ -318,6 +301,19 @@ impl Broker {
         };
         topics.and(groups).and(offsets).and(delays)
     }
+}
+
+/// Writes all tables and what the store derives from the log, and closes. The log half has flushed before, and no request
+/// is served any more.
+///
+/// # Errors
+/// What could not be written; the rest is closed all the same.
+pub async fn close(cell: &BrokerCell, exit: StoreExit) -> Result<(), CloseError> {
+    cell.borrow_mut().closed = true;
+    let tables = Broker::persist(cell).await;
+    let store = cell.borrow_mut().store.close(exit);
+    store.await?;
+    Ok(tables?)
 }
 
 /// Starts every delay level where its file says; a level that the file does not name starts at the front of its queue.

@@ -8,10 +8,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
+use shards::io::task;
 use shards::side_writer::ConfigWriteError;
 
 use super::topic_table::{NewTopic, TopicError};
-use super::{Broker, BrokerCell};
+use super::{Broker, BrokerCell, wall_clock_ms};
 use crate::remoting::body::topic::TopicConfig;
 
 /// Why a topic is not to be had.
@@ -88,20 +89,23 @@ pub fn put_topic(
     Ok(ready(broker, config, made.then_some(Spread::ThisShard)))
 }
 
-/// Makes a topic here that a first send made on another shard of the set; keeps the one that there is.
-pub async fn adopt_topic(
-    broker: BrokerCell,
-    config: TopicConfig,
-    now_ms: i64,
-) -> Result<(), TopicUnavailable> {
+/// Makes a topic here that a first send made on another shard of the set; keeps the one that there is. Goes on by itself.
+pub fn create_topic_from_elsewhere(broker: &BrokerCell, config: TopicConfig) {
     if broker.borrow().topics.contains(&config.topic_name) {
-        return Ok(());
+        return;
     }
-    let ready = put_topic(&broker, config, now_ms)?;
-    if let TopicReady::Later(later) = ready {
-        later.await?;
+    let topic = config.topic_name.clone();
+    let unavailable =
+        move |error| tracing::warn!(topic, %error, "a topic of the other shards is missing here");
+    match put_topic(broker, config, wall_clock_ms()) {
+        Ok(TopicReady::Now(_)) => {}
+        Ok(TopicReady::Later(later)) => task::spawn(async move {
+            if let Err(error) = later.await {
+                unavailable(error);
+            }
+        }),
+        Err(error) => unavailable(error),
     }
-    Ok(())
 }
 
 /// Removes a topic with its queues and offsets; durable when the future is done. Returns whether there was one.

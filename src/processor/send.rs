@@ -83,11 +83,9 @@ pub fn send(call: &Call<'_, '_>) -> Result<Served, Refusal> {
 
 type Awaited = std::pin::Pin<Box<dyn Future<Output = Result<Rc<TopicConfig>, TopicUnavailable>>>>;
 
-/// The topic, if it exists and nothing that was made lately is still on its way to the disk: nearly always.
+/// The topic, if it exists and is durable: nearly always.
 fn known_topic(call: &Call<'_, '_>, topic: &str) -> Option<Rc<TopicConfig>> {
-    let broker = call.broker.borrow();
-    let all_durable = broker.topics_are_durable();
-    broker.topics.get(topic).filter(|_| all_durable).map(Rc::clone)
+    call.broker.borrow().durable_topic(topic).map(Rc::clone)
 }
 
 fn missing_topic(call: &Call<'_, '_>, header: &SendHeader<'_>) -> Result<TopicReady, Refusal> {

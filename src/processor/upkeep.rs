@@ -1,13 +1,11 @@
 //! What a broker does by the clock: writing its tables, forgetting silent clients, reminding name servers.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use shards::io::task;
 
-use super::client;
+use super::{client, delayed, pull};
 use crate::broker::{Broker, BrokerCell, wall_clock_ms};
 
 /// How often changed tables are written: what a kill may take back of committed offsets.
@@ -17,13 +15,15 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
 /// How often name servers hear of everything, changed or not.
 const REGISTER_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A task that ends by itself when the broker closes.
-pub type Task = Pin<Box<dyn Future<Output = ()>>>;
-
-/// The tasks to start on the broker's core once it is open.
-pub fn tasks(broker: &BrokerCell) -> Vec<Task> {
-    let broker = || Rc::clone(broker);
-    vec![Box::pin(persist(broker())), Box::pin(expire(broker())), Box::pin(register(broker()))]
+/// Tells the name servers of the broker, and starts on this core what it does by the clock. What this starts ends by itself when
+/// the broker closes, or with the core.
+pub fn start(broker: &BrokerCell) {
+    Broker::register_everything(broker);
+    task::spawn(persist(Rc::clone(broker)));
+    task::spawn(expire(Rc::clone(broker)));
+    task::spawn(register(Rc::clone(broker)));
+    task::spawn(delayed::deliver_delayed(Rc::clone(broker)));
+    task::spawn(pull::answer_overdue(Rc::clone(broker)));
 }
 
 /// Sleeps; false when the broker has closed meanwhile.
