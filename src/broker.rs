@@ -260,6 +260,13 @@ impl Broker {
         self.closed
     }
 
+    /// Marks the broker as closed and wakes the tasks that wait for something to do, so that they end.
+    fn end_tasks(&mut self) {
+        self.closed = true;
+        self.held_pulls.deadline_moved().raise();
+        self.delay.changed().raise();
+    }
+
     /// Waits until `topics.json` holds this generation of the topic table.
     async fn hold_topics(cell: &BrokerCell, generation: u64) -> Result<(), ConfigWriteError> {
         let file = Rc::clone(&cell.borrow().files.topics);
@@ -309,7 +316,7 @@ impl Broker {
 /// # Errors
 /// What could not be written; the rest is closed all the same.
 pub async fn close(cell: &BrokerCell, exit: StoreExit) -> Result<(), CloseError> {
-    cell.borrow_mut().closed = true;
+    cell.borrow_mut().end_tasks();
     let tables = Broker::persist(cell).await;
     let store = cell.borrow_mut().store.close(exit);
     store.await?;

@@ -21,10 +21,10 @@ const UNREADABLE_PAUSE_MS: i64 = 1_000;
 /// How long a level rests when the append queue is full.
 const BUSY_PAUSE_MS: i64 = 100;
 
-/// Delivers as long as the core runs.
+/// Delivers until the broker closes.
 pub async fn deliver_delayed(cell: BrokerCell) {
     let changed = cell.borrow().delay.changed();
-    loop {
+    while !cell.borrow().is_closed() {
         let now_ms = wall_clock_ms();
         let due = cell.borrow().delay.due(now_ms);
         if let Some(due) = due {

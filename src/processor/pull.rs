@@ -293,10 +293,10 @@ fn answer(pull: &HeldPull, asked: i64, result: GetResult) {
     pull.connection.reply_pieces(pull.reply_to, code, Some(result.status.name()), &ext, result.records);
 }
 
-/// Answers held pulls whose time is over, as long as the core runs.
+/// Answers held pulls whose time is over, until the broker closes.
 pub async fn answer_overdue(cell: BrokerCell) {
     let moved = cell.borrow().held_pulls.deadline_moved();
-    loop {
+    while !cell.borrow().is_closed() {
         let next = cell.borrow().held_pulls.next_deadline();
         let now = Instant::now();
         match next {

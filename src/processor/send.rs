@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use shards::append::Placement;
 use shards::limits::{DERIVED_BACKLOG_ENTRIES_MAX, MESSAGE_BODY_BYTES_MAX};
-use shards::record::message_id::offset_message_id;
+use shards::record::message_id::OffsetMessageId;
 use shards::record::{RecordFields, SYS_FLAG_MULTI_TAGS, SYS_FLAG_TRANSACTION_MASK};
 use smallvec::SmallVec;
 
@@ -53,7 +53,8 @@ pub fn send(call: &Call<'_, '_>) -> Result<Served, Refusal> {
         let remark = format!("Sending message to topic[{}] is forbidden.", header.topic);
         return Err(Refusal::new(response::NO_PERMISSION, remark));
     }
-    let config = match known_topic(call, header.topic) {
+    let durable = call.broker.borrow().durable_topic(header.topic).map(Rc::clone);
+    let config = match durable {
         Some(config) => config,
         None => match missing_topic(call, &header)? {
             TopicReady::Now(config) => config,
@@ -83,11 +84,7 @@ pub fn send(call: &Call<'_, '_>) -> Result<Served, Refusal> {
 
 type Awaited = std::pin::Pin<Box<dyn Future<Output = Result<Rc<TopicConfig>, TopicUnavailable>>>>;
 
-/// The topic, if it exists and is durable: nearly always.
-fn known_topic(call: &Call<'_, '_>, topic: &str) -> Option<Rc<TopicConfig>> {
-    call.broker.borrow().durable_topic(topic).map(Rc::clone)
-}
-
+/// The topic of a send, which may have to be made, or may be on its way to the disk.
 fn missing_topic(call: &Call<'_, '_>, header: &SendHeader<'_>) -> Result<TopicReady, Refusal> {
     let topic = header.topic;
     name::check_topic(topic).map_err(|error| Refusal::new(response::INVALID_PARAMETER, error.to_string()))?;
@@ -392,7 +389,8 @@ impl Display for MessageIds<'_> {
             if index > 0 {
                 f.write_str(",")?;
             }
-            f.write_str(&offset_message_id(self.store_host, placement.physical_offset))?;
+            OffsetMessageId { store_host: self.store_host, physical_offset: placement.physical_offset }
+                .fmt(f)?;
         }
         Ok(())
     }

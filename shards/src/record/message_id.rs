@@ -1,25 +1,43 @@
 //! The offset message id: the address of the broker and the physical offset, as upper-case hex.
 
-use std::fmt::Write;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::position::PhysicalOffset;
 
-/// The id under which a client can ask this broker for the record at `physical_offset`: 32 digits, 56 for IPv6.
-pub fn offset_message_id(store_host: SocketAddr, physical_offset: PhysicalOffset) -> String {
-    let mut id = String::with_capacity(56);
-    let mut push = |bytes: &[u8]| {
-        for byte in bytes {
-            write!(id, "{byte:02X}").expect("writing to a string does not fail");
+/// The id under which a client can ask this broker for the record at `physical_offset`: 32 digits, 56 for IPv6. Written where
+/// it is displayed, so that an answer takes no memory for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OffsetMessageId {
+    pub store_host: SocketAddr,
+    pub physical_offset: PhysicalOffset,
+}
+
+impl fmt::Display for OffsetMessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+        let mut id = [0_u8; 56];
+        let mut length = 0;
+        let mut push = |bytes: &[u8]| {
+            for byte in bytes {
+                id[length] = DIGITS[usize::from(byte >> 4)];
+                id[length + 1] = DIGITS[usize::from(byte & 15)];
+                length += 2;
+            }
+        };
+        match self.store_host.ip() {
+            IpAddr::V4(ip) => push(&ip.octets()),
+            IpAddr::V6(ip) => push(&ip.octets()),
         }
-    };
-    match store_host.ip() {
-        IpAddr::V4(ip) => push(&ip.octets()),
-        IpAddr::V6(ip) => push(&ip.octets()),
+        push(&u32::from(self.store_host.port()).to_be_bytes());
+        push(&self.physical_offset.to_i64().to_be_bytes());
+        f.write_str(std::str::from_utf8(&id[..length]).expect("hex digits are text"))
     }
-    push(&u32::from(store_host.port()).to_be_bytes());
-    push(&physical_offset.to_i64().to_be_bytes());
-    id
+}
+
+/// The [`OffsetMessageId`] as a string of its own.
+pub fn offset_message_id(store_host: SocketAddr, physical_offset: PhysicalOffset) -> String {
+    OffsetMessageId { store_host, physical_offset }.to_string()
 }
 
 /// Address and physical offset in an offset message id; `None` when `id` is not one.
