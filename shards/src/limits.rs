@@ -12,6 +12,15 @@ pub const RETRY_TOPIC_BYTES_MAX: usize = 255;
 pub const GROUP_BYTES_MAX: usize = 120;
 /// Most queues that one topic may have on one shard. More: INVALID_PARAMETER.
 pub const QUEUES_PER_TOPIC_MAX: u32 = 65_536;
+/// Most topics on one shard. More are refused with SYSTEM_ERROR.
+pub const TOPICS_MAX: usize = 65_536;
+/// Most consumer groups on one shard. More do not come into being: SUBSCRIPTION_GROUP_NOT_EXIST.
+pub const GROUPS_MAX: usize = 65_536;
+/// Most groups of one client, and most subscriptions of one group. A heartbeat with more is refused with SYSTEM_ERROR.
+pub const GROUPS_PER_CLIENT_MAX: usize = 4096;
+pub const SUBSCRIPTIONS_PER_GROUP_MAX: usize = 4096;
+/// Most queue locks that one shard keeps. Further queues are not granted.
+pub const QUEUE_LOCKS_MAX: usize = 1 << 20;
 /// Largest record: the fixed part with IPv6 hosts, body, topic, properties with the CRC property.
 pub const RECORD_BYTES_MAX: usize =
     128 + MESSAGE_BODY_BYTES_MAX + RETRY_TOPIC_BYTES_MAX + PROPERTIES_BYTES_MAX;

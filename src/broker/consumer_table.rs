@@ -5,7 +5,7 @@
 //! member of a group is taken to have the same subscriptions, as in RocketMQ: the newest heartbeat counts.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use crate::remoting::body::heartbeat::{ConsumeType, ConsumerData, MessageModel, SubscriptionData};
@@ -199,7 +199,8 @@ impl ConsumerGroup {
             self.subscriptions.insert(subscription.topic.clone(), Rc::new(subscription.clone()));
         }
         let before = self.subscriptions.len();
-        self.subscriptions.retain(|topic, _| wanted.iter().any(|subscription| subscription.topic == *topic));
+        let topics: HashSet<&str> = wanted.iter().map(|subscription| subscription.topic.as_str()).collect();
+        self.subscriptions.retain(|topic, _| topics.contains(topic.as_str()));
         changed || self.subscriptions.len() < before
     }
 

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use shards::limits::QUEUE_LOCKS_MAX;
+
 use crate::remoting::body::queue::MessageQueue;
 
 /// How long a lock lives after it was last asked for, milliseconds.
@@ -27,6 +29,7 @@ impl Lease {
 #[derive(Debug, Default)]
 pub struct QueueLockTable {
     groups: HashMap<String, HashMap<MessageQueue, Lease>>,
+    count: usize,
 }
 
 impl QueueLockTable {
@@ -44,9 +47,10 @@ impl QueueLockTable {
             match leases.get_mut(queue) {
                 Some(lease) if lease.client_id == client_id => lease.renewed_ms = now_ms,
                 Some(lease) if !lease.is_expired(now_ms) => continue,
+                None if self.count >= QUEUE_LOCKS_MAX => continue,
                 _ => {
                     let lease = Lease { client_id: client_id.to_owned(), renewed_ms: now_ms };
-                    leases.insert(queue.clone(), lease);
+                    self.count += usize::from(leases.insert(queue.clone(), lease).is_none());
                 }
             }
             granted.push(queue.clone());
@@ -63,6 +67,7 @@ impl QueueLockTable {
         for queue in queues {
             if leases.get(queue).is_some_and(|lease| lease.client_id == client_id) {
                 leases.remove(queue);
+                self.count -= 1;
             }
         }
         if leases.is_empty() {
@@ -82,6 +87,7 @@ impl QueueLockTable {
             leases.retain(|_, lease| !lease.is_expired(now_ms));
             !leases.is_empty()
         });
+        self.count = self.groups.values().map(HashMap::len).sum();
     }
 }
 
@@ -124,7 +130,7 @@ mod tests {
         locks.unlock("g", "a", &queues([1]));
         locks.unlock("g", "b", &queues([0]));
         assert!(!locks.is_any_held("g", 3));
-        assert!(locks.groups.is_empty());
+        assert!(locks.groups.is_empty() && locks.count == 0);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
+use shards::limits::GROUPS_MAX;
 
 use super::name::{self, NameError};
 use crate::remoting::body::subscription_group::SubscriptionGroupConfig;
@@ -113,7 +114,8 @@ impl SubscriptionGroupTable {
 
     /// Whether a group exists, or would be made if it were named: what an offset update asks.
     pub fn contains_or_may_create(&self, group: &str) -> bool {
-        self.groups.contains_key(group) || (self.may_create(group) && name::check_group(group).is_ok())
+        self.groups.contains_key(group)
+            || (self.may_create(group) && self.groups.len() < GROUPS_MAX && name::check_group(group).is_ok())
     }
 
     /// The group's settings; makes the group if it is missing and that is allowed. `None`: SUBSCRIPTION_GROUP_NOT_EXIST.
@@ -121,7 +123,7 @@ impl SubscriptionGroupTable {
         if let Some(config) = self.groups.get(group) {
             return Some(Rc::clone(config));
         }
-        if !self.may_create(group) || name::check_group(group).is_err() {
+        if !self.contains_or_may_create(group) {
             return None;
         }
         let config = Rc::new(SubscriptionGroupConfig { group_name: group.to_owned(), ..Default::default() });

@@ -15,7 +15,7 @@ use crate::remoting::body::registration::TopicConfigTable;
 use crate::remoting::body::topic::{DataVersion, TopicConfig, perm};
 use crate::remoting::fastjson;
 use crate::remoting::request::HeaderError;
-use shards::limits::QUEUES_PER_TOPIC_MAX;
+use shards::limits::{QUEUES_PER_TOPIC_MAX, TOPICS_MAX};
 
 /// What a first send to an unknown topic asks for.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +39,10 @@ pub enum TopicError {
     NotInherited { default_topic: String, perm: i32 },
     #[error("topic[{topic}] asks for {queues} queues, the most is {QUEUES_PER_TOPIC_MAX}")]
     TooManyQueues { topic: String, queues: u32 },
+    #[error(
+        "this broker has {TOPICS_MAX} topics, the most that it may have: remove some before making {topic}"
+    )]
+    TooManyTopics { topic: String },
 }
 
 /// All topics of a broker by name.
@@ -206,10 +210,12 @@ impl TopicTable {
         if queues > QUEUES_PER_TOPIC_MAX {
             return Err(TopicError::TooManyQueues { topic: config.topic_name, queues });
         }
-        if let Some(known) = self.get(&config.topic_name)
-            && **known == config
-        {
-            return Ok(Rc::clone(known));
+        match self.get(&config.topic_name) {
+            Some(known) if **known == config => return Ok(Rc::clone(known)),
+            None if self.topics.len() >= TOPICS_MAX => {
+                return Err(TopicError::TooManyTopics { topic: config.topic_name });
+            }
+            _ => {}
         }
         self.changed(now_ms);
         Ok(self.insert(config))

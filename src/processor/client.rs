@@ -5,6 +5,8 @@ use std::cell::Cell;
 use std::fmt::Display;
 use std::rc::Rc;
 
+use shards::limits::{GROUPS_PER_CLIENT_MAX, SUBSCRIPTIONS_PER_GROUP_MAX};
+
 use super::{Call, Refusal, Served};
 use crate::broker::BrokerCell;
 use crate::broker::consumer_table::{HeartbeatForm, Member};
@@ -23,6 +25,7 @@ const SYS_FLAG_UNIT_SUB: i32 = 2;
 /// HEART_BEAT (34): registers the client with its groups, and makes the retry topics that they need.
 pub fn heartbeat(call: &Call<'_, '_>) -> Result<Served, Refusal> {
     let data: HeartbeatData = fastjson::read("HeartbeatData", call.request.body)?;
+    check_size(&data)?;
     let member = Rc::new(Member {
         connection: Rc::clone(call.connection),
         client_id: data.client_id,
@@ -74,6 +77,24 @@ pub fn heartbeat(call: &Call<'_, '_>) -> Result<Served, Refusal> {
         }
         answer();
     })))
+}
+
+fn check_size(data: &HeartbeatData) -> Result<(), Refusal> {
+    let groups = data.consumers.len().max(data.producers.len());
+    if groups > GROUPS_PER_CLIENT_MAX {
+        let remark = format!("{groups} groups in one heartbeat, the most is {GROUPS_PER_CLIENT_MAX}");
+        return Err(Refusal::new(response::SYSTEM_ERROR, remark));
+    }
+    for consumer in &data.consumers {
+        let (name, subscriptions) = (&consumer.group_name, consumer.subscription_data_set.len());
+        if subscriptions > SUBSCRIPTIONS_PER_GROUP_MAX {
+            let remark = format!(
+                "group {name} has {subscriptions} subscriptions, the most is {SUBSCRIPTIONS_PER_GROUP_MAX}"
+            );
+            return Err(Refusal::new(response::SYSTEM_ERROR, remark));
+        }
+    }
+    Ok(())
 }
 
 /// Registers one group of a heartbeat; `None` for a group that may not be. Returns whether its subscriptions are wanted.

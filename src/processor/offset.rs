@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use shards::limits::QUEUES_PER_TOPIC_MAX;
 use shards::message_store::TimeBoundary;
 use shards::position::QueueOffset;
 
@@ -54,14 +55,13 @@ pub fn update(call: &Call<'_, '_>) -> Result<Served, Refusal> {
         let remark = format!("Group {} not exist!", header.consumer_group);
         return Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
     }
-    let Some(config) = broker.topics.get(header.topic) else {
+    if !broker.topics.contains(header.topic) {
         let remark = format!("Topic {} not exist!", header.topic);
         return Err(Refusal::new(response::TOPIC_NOT_EXIST, remark));
-    };
-    let queues = config.read_queue_nums.max(config.write_queue_nums);
-    if !u32::try_from(header.queue_id).is_ok_and(|queue_id| queue_id < queues) {
-        let remark =
-            format!("topic {} has {queues} queues, none with the id {}", header.topic, header.queue_id);
+    }
+    // A topic that has fewer queues since still lets a group say where it was in the others.
+    if !u32::try_from(header.queue_id).is_ok_and(|queue_id| queue_id < QUEUES_PER_TOPIC_MAX) {
+        let remark = format!("queueId {} of topic {} is none that may be", header.queue_id, header.topic);
         return Err(Refusal::new(response::INVALID_PARAMETER, remark));
     }
     broker.groups.find_or_create(header.consumer_group, call.now_ms);

@@ -20,7 +20,9 @@ impl From<TopicUnavailable> for Refusal {
             TopicUnavailable::Refused(
                 TopicError::NoDefaultTopic { .. } | TopicError::NotInherited { .. },
             ) => response::TOPIC_NOT_EXIST,
-            TopicUnavailable::NotDurable(_) => response::SYSTEM_ERROR,
+            TopicUnavailable::Refused(TopicError::TooManyTopics { .. }) | TopicUnavailable::NotDurable(_) => {
+                response::SYSTEM_ERROR
+            }
         };
         Self::new(code, error.to_string())
     }
