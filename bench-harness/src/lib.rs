@@ -13,12 +13,17 @@ pub mod generator;
 pub mod lane;
 pub mod latency;
 pub mod machine;
+pub mod monitor;
+pub mod options;
 pub mod payload;
 pub mod precise_timer;
 pub mod process_cpu;
+pub mod produce;
+pub mod report;
 pub mod schedule;
 pub mod send_frame;
 pub mod tally;
+pub mod target;
 
 #[cfg(test)]
 mod fake_broker;

@@ -1,1 +1,33 @@
-fn main() {}
+//! `ringmq-bench`: see the library's head.
+
+use std::process::ExitCode;
+
+use bench_harness::error::BenchError;
+use bench_harness::produce;
+use clap::{Parser, Subcommand};
+
+/// Measures brokers that speak RocketMQ's remoting protocol, RingMQ and the stock Java broker alike.
+#[derive(Parser, Debug)]
+#[command(name = "ringmq-bench", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Produce(produce::ProduceArgs),
+}
+
+fn main() -> ExitCode {
+    let result: Result<(), BenchError> = match Cli::parse().command {
+        Command::Produce(args) => produce::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringmq-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

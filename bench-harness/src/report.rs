@@ -1,0 +1,240 @@
+//! The result of a run: one JSON document with everything that is needed to judge and repeat it, and a table for people.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::error::BenchError;
+use crate::generator::Sent;
+use crate::latency::Percentiles;
+use crate::machine::Machine;
+use crate::monitor::Observed;
+use crate::tally::Errors;
+
+/// What is stored. Field names carry their units.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report<S> {
+    pub command: &'static str,
+    pub label: Option<String>,
+    /// The broker's flush mode, as the one who started it says.
+    pub flush: Option<String>,
+    pub started_unix_seconds: u64,
+    pub command_line: Vec<String>,
+    pub machine: Machine,
+    pub settings: S,
+    pub broker_names: Vec<String>,
+    pub broker_pids: Vec<u32>,
+    pub result: Outcome,
+}
+
+/// The figures, of the measured window (after the warm-up).
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Outcome {
+    pub seconds: f64,
+    pub messages: u64,
+    pub messages_per_second: f64,
+    pub mebibytes_per_second: f64,
+    /// Microseconds, from the intended send time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub send_latency_us: Option<Percentiles>,
+    /// Microseconds, from the intended send time to the receipt by a consumer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_to_end_latency_us: Option<Percentiles>,
+    pub broker_cpu_seconds: Option<f64>,
+    pub broker_cpu_seconds_per_million: Option<f64>,
+    pub broker_resident_bytes_max: Option<u64>,
+    pub own_cpu_seconds: f64,
+    pub own_cpu_seconds_per_million: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missed: Option<u64>,
+    pub unanswered: u64,
+    pub errors: Errors,
+    pub warmup_errors: Errors,
+    pub messages_each_second: Vec<u64>,
+}
+
+impl Outcome {
+    /// The figures of the watched window; `size` is that of a message's body.
+    pub fn of(observed: &Observed, size: usize, has_broker_pids: bool) -> Self {
+        let per_million = |seconds: f64| {
+            if observed.messages == 0 { 0.0 } else { seconds * 1e6 / observed.messages as f64 }
+        };
+        let rate = if observed.seconds > 0.0 { observed.messages as f64 / observed.seconds } else { 0.0 };
+        let of_broker = |value: f64| has_broker_pids.then_some(value);
+        Self {
+            seconds: observed.seconds,
+            messages: observed.messages,
+            messages_per_second: rate,
+            mebibytes_per_second: rate * size as f64 / f64::from(1 << 20),
+            broker_cpu_seconds: of_broker(observed.broker_cpu_seconds),
+            broker_cpu_seconds_per_million: of_broker(per_million(observed.broker_cpu_seconds)),
+            broker_resident_bytes_max: has_broker_pids.then_some(observed.broker_resident_bytes_max),
+            own_cpu_seconds: observed.own_cpu_seconds,
+            own_cpu_seconds_per_million: per_million(observed.own_cpu_seconds),
+            messages_each_second: observed.per_second.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds what the generator saw.
+    #[must_use]
+    pub fn with_sent(mut self, sent: &Sent, open_loop: bool) -> Self {
+        self.send_latency_us = Some(sent.latency.percentiles());
+        self.acknowledged = Some(sent.acknowledged);
+        self.late = open_loop.then_some(sent.late);
+        self.missed = open_loop.then_some(sent.missed);
+        self.unanswered = sent.unanswered;
+        self.errors.merge(&sent.errors);
+        self.warmup_errors.merge(&sent.warmup_errors);
+        self
+    }
+
+    /// The table.
+    pub fn table(&self) -> String {
+        let mut rows: Vec<(&str, String)> = vec![
+            ("messages", format!("{} in {:.2} s", grouped(self.messages), self.seconds)),
+            (
+                "throughput",
+                format!(
+                    "{} msg/s, {:.1} MiB/s",
+                    grouped_rate(self.messages_per_second),
+                    self.mebibytes_per_second
+                ),
+            ),
+        ];
+        for (name, latency) in
+            [("send latency", &self.send_latency_us), ("end to end", &self.end_to_end_latency_us)]
+        {
+            if let Some(latency) = latency {
+                rows.push((name, latency_row(latency)));
+            }
+        }
+        match (self.broker_cpu_seconds, self.broker_cpu_seconds_per_million) {
+            (Some(seconds), Some(per_million)) => rows.push((
+                "broker CPU",
+                format!(
+                    "{seconds:.2} s, {per_million:.2} s per million; at most {} MiB resident",
+                    self.broker_resident_bytes_max.unwrap_or(0) >> 20
+                ),
+            )),
+            _ => rows.push(("broker CPU", "not measured: pass --broker-pid".to_owned())),
+        }
+        rows.push((
+            "own CPU",
+            format!("{:.2} s, {:.2} s per million", self.own_cpu_seconds, self.own_cpu_seconds_per_million),
+        ));
+        if let (Some(late), Some(missed)) = (self.late, self.missed) {
+            rows.push(("schedule", format!("{} late (over 1 ms), {} never sent", grouped(late), grouped(missed))));
+        }
+        if self.unanswered > 0 {
+            rows.push(("unanswered", grouped(self.unanswered)));
+        }
+        for (title, errors) in [("errors", &self.errors), ("warm-up errors", &self.warmup_errors)] {
+            for (kind, counted) in errors.iter() {
+                let first = if counted.first.is_empty() { String::new() } else { format!(": {}", counted.first) };
+                rows.push((title, format!("{} x {kind}{first}", grouped(counted.count))));
+            }
+        }
+        let mut out = String::new();
+        for (name, value) in rows {
+            writeln!(out, "  {name:<15} {value}").expect("writing to a string");
+        }
+        out
+    }
+}
+
+impl<S: Serialize> Report<S> {
+    /// Stores the document.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_json(&self, path: &Path) -> Result<(), BenchError> {
+        let mut text = serde_json::to_string_pretty(self).expect("plain data");
+        text.push('\n');
+        std::fs::write(path, text).map_err(|source| BenchError::File {
+            doing: "write",
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+/// Seconds since the epoch.
+pub fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn latency_row(latency: &Percentiles) -> String {
+    let parts = [
+        ("p50", latency.p50),
+        ("p90", latency.p90),
+        ("p99", latency.p99),
+        ("p99.9", latency.p99_9),
+        ("p99.99", latency.p99_99),
+        ("max", latency.max),
+    ];
+    parts.map(|(name, us)| format!("{name} {}", time(us))).join("  ")
+}
+
+/// A time for people, with three digits or more.
+fn time(us: f64) -> String {
+    if us < 1000.0 {
+        format!("{us:.0} us")
+    } else if us < 1_000_000.0 {
+        format!("{:.2} ms", us / 1000.0)
+    } else {
+        format!("{:.2} s", us / 1_000_000.0)
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is a positive number")]
+fn grouped_rate(rate: f64) -> String {
+    grouped(rate.round() as u64)
+}
+
+/// A number with its thousands apart.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_times_for_people() {
+        assert_eq!([grouped(7), grouped(1_000), grouped(12_345_678)], ["7", "1,000", "12,345,678"]);
+        assert_eq!([time(12.4), time(1500.0), time(2_500_000.0)], ["12 us", "1.50 ms", "2.50 s"]);
+    }
+
+    #[test]
+    fn figures_follow_from_what_was_observed() {
+        let observed = Observed {
+            seconds: 2.0,
+            messages: 500_000,
+            broker_cpu_seconds: 3.0,
+            own_cpu_seconds: 1.0,
+            ..Observed::default()
+        };
+        let outcome = Outcome::of(&observed, 1024, true);
+        assert_eq!(outcome.messages_per_second, 250_000.0);
+        assert_eq!(outcome.broker_cpu_seconds_per_million, Some(6.0));
+        assert_eq!(outcome.own_cpu_seconds_per_million, 2.0);
+        assert!(outcome.table().contains("250,000 msg/s, 244.1 MiB/s"));
+        assert_eq!(Outcome::of(&observed, 1024, false).broker_cpu_seconds, None);
+    }
+}
