@@ -8,6 +8,8 @@
 
 pub mod acks;
 pub mod clock;
+pub mod consume;
+pub mod e2e;
 pub mod error;
 pub mod generator;
 pub mod lane;
@@ -19,11 +21,13 @@ pub mod payload;
 pub mod precise_timer;
 pub mod process_cpu;
 pub mod produce;
+pub mod puller;
 pub mod report;
 pub mod schedule;
 pub mod send_frame;
 pub mod tally;
 pub mod target;
+pub mod verify;
 
 #[cfg(test)]
 mod fake_broker;

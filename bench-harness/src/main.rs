@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use bench_harness::error::BenchError;
-use bench_harness::produce;
+use bench_harness::{consume, e2e, produce, verify};
 use clap::{Parser, Subcommand};
 
 /// Measures brokers that speak RocketMQ's remoting protocol, RingMQ and the stock Java broker alike.
@@ -17,11 +17,17 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     Produce(produce::ProduceArgs),
+    Consume(consume::ConsumeArgs),
+    E2e(e2e::E2eArgs),
+    Verify(verify::VerifyArgs),
 }
 
 fn main() -> ExitCode {
     let result: Result<(), BenchError> = match Cli::parse().command {
         Command::Produce(args) => produce::run(&args),
+        Command::Consume(args) => consume::run(&args),
+        Command::E2e(args) => e2e::run(&args),
+        Command::Verify(args) => verify::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

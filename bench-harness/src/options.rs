@@ -112,14 +112,20 @@ impl LoadOptions {
         Ok(())
     }
 
+    /// The same with the defaults that depend on other options written out, as the result shows them.
+    #[must_use]
+    pub fn resolved(&self) -> Self {
+        let default = self.messages.is_none().then_some(Duration::from_secs(10));
+        Self { in_flight: Some(self.in_flight()), duration: self.duration.or(default), ..self.clone() }
+    }
+
     pub fn in_flight(&self) -> usize {
         self.in_flight.unwrap_or(if self.rate.is_some() { 4096 } else { 64 })
     }
 
-    /// When no message is sent any more, from the start of the run.
+    /// When no message is sent any more, from the start of the run. Of resolved options.
     pub fn end(&self) -> Option<Duration> {
-        let default = self.messages.is_none().then_some(Duration::from_secs(10));
-        self.duration.or(default).map(|duration| self.warmup + duration)
+        self.duration.map(|duration| self.warmup + duration)
     }
 }
 
@@ -155,7 +161,9 @@ mod tests {
 
     #[test]
     fn durations_have_units() {
-        for (text, ms) in [("500ms", 500), ("10s", 10_000), ("2m", 120_000), ("1.5", 1_500), ("1h", 3_600_000)] {
+        for (text, ms) in
+            [("500ms", 500), ("10s", 10_000), ("2m", 120_000), ("1.5", 1_500), ("1h", 3_600_000)]
+        {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
         for text in ["", "s", "-1s", "5d", "NaN"] {

@@ -53,6 +53,7 @@ pub struct ProduceArgs {
 /// The brokers cannot be reached, or the run had errors.
 pub fn run(args: &ProduceArgs) -> Result<(), BenchError> {
     args.load.check()?;
+    let args = &ProduceArgs { load: args.load.resolved(), ..args.clone() };
     let mut client = Client::new(&args.target.namesrv);
     let route = producing_route(&mut client, &args.target.topic, args.load.queues)?;
     let brokers = by_broker(&route.write_queues());
@@ -80,20 +81,20 @@ pub fn run(args: &ProduceArgs) -> Result<(), BenchError> {
     print!("{}", headline("produce", &args.report, &args.target.topic, &brokers));
     print!("{}", result.table());
     let errors = result.errors.total();
-    let report = Report {
-        command: "produce",
-        label: args.report.label.clone(),
-        flush: args.report.flush.clone(),
-        started_unix_seconds,
-        command_line: std::env::args().collect(),
-        machine: Machine::look(args.report.data_dir.as_deref()),
-        settings: args,
-        broker_names: brokers.into_iter().map(|broker| broker.name).collect(),
-        broker_pids: pids,
-        result,
-    };
     if let Some(path) = &args.report.json {
-        report.write_json(path)?;
+        Report {
+            command: "produce",
+            label: args.report.label.clone(),
+            flush: args.report.flush.clone(),
+            started_unix_seconds,
+            command_line: std::env::args().collect(),
+            machine: Machine::look(args.report.data_dir.as_deref()),
+            settings: args,
+            broker_names: brokers.into_iter().map(|broker| broker.name).collect(),
+            broker_pids: pids,
+            result,
+        }
+        .write_json(path)?;
     }
     if errors > 0 { Err(BenchError::RunHadErrors { errors }) } else { Ok(()) }
 }

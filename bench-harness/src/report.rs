@@ -130,14 +130,18 @@ impl Outcome {
             format!("{:.2} s, {:.2} s per million", self.own_cpu_seconds, self.own_cpu_seconds_per_million),
         ));
         if let (Some(late), Some(missed)) = (self.late, self.missed) {
-            rows.push(("schedule", format!("{} late (over 1 ms), {} never sent", grouped(late), grouped(missed))));
+            rows.push((
+                "schedule",
+                format!("{} late (over 1 ms), {} never sent", grouped(late), grouped(missed)),
+            ));
         }
         if self.unanswered > 0 {
             rows.push(("unanswered", grouped(self.unanswered)));
         }
         for (title, errors) in [("errors", &self.errors), ("warm-up errors", &self.warmup_errors)] {
             for (kind, counted) in errors.iter() {
-                let first = if counted.first.is_empty() { String::new() } else { format!(": {}", counted.first) };
+                let first =
+                    if counted.first.is_empty() { String::new() } else { format!(": {}", counted.first) };
                 rows.push((title, format!("{} x {kind}{first}", grouped(counted.count))));
             }
         }

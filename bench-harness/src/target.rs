@@ -21,7 +21,11 @@ const ROUTE_WAIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// The name server or a broker cannot be reached or refuses, or the topic has no queues to write to.
-pub fn producing_route(client: &mut Client, topic: &str, queues: Option<u32>) -> Result<TopicRoute, BenchError> {
+pub fn producing_route(
+    client: &mut Client,
+    topic: &str,
+    queues: Option<u32>,
+) -> Result<TopicRoute, BenchError> {
     let wanted = |route: &TopicRoute| {
         queues.is_none_or(|queues| route.queues.iter().all(|numbers| numbers.write_queue_nums == queues))
     };
@@ -49,7 +53,11 @@ pub fn by_broker(queues: &[Queue]) -> Vec<BrokerTarget> {
     }
     brokers
         .into_iter()
-        .map(|((name, addr), queue_ids)| BrokerTarget { name: name.to_owned(), addr: addr.to_owned(), queue_ids })
+        .map(|((name, addr), queue_ids)| BrokerTarget {
+            name: name.to_owned(),
+            addr: addr.to_owned(),
+            queue_ids,
+        })
         .collect()
 }
 
