@@ -9,13 +9,20 @@
 //! [`recovery`]); everything that touches the runtime or the disk is below [`io`].
 
 pub mod append;
+mod checkpoint;
+mod cold_read;
 pub mod commit_log;
+pub mod consume_queue;
+mod derived_files;
+pub mod dispatch;
+pub mod index_file;
 pub mod io;
 pub mod limits;
 pub mod log_shard;
 pub mod manifest;
 pub mod message_store;
 pub mod position;
+mod positions;
 pub mod record;
 pub mod recovery;
 pub mod sealed_file;

@@ -1,17 +1,61 @@
-//! The serve half of a shard.
+//! The serve half of a shard: what was committed becomes readable here.
+//!
+//! Lives on the shard's serve core. [`MessageStore::dispatch`] walks the committed records in the tail blocks, adds their
+//! ConsumeQueue entries and hands those and the index keys to the side thread. Reads are answered from memory where possible;
+//! otherwise they become a plan that owns what it needs, which the caller awaits without holding the store.
+//!
+//! ```text
+//!            log start        side thread has written        hot tail starts              confirmed
+//!  log       ├────────────────────────┼───────────────────────────┼────────────────────────┤
+//!  records    from the disk, through the cold reader               from memory, no copy
+//!  entries    from the ConsumeQueue files, before the lower of the two middle marks; from memory after it
+//! ```
+//!
+//! Invariants: nothing beyond the confirm offset is read; the entries of a queue are dense; an entry leaves memory only when it is
+//! in the files.
 
+use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::append::Committed;
+use crate::cold_read::ColdReader;
+use crate::consume_queue::files::QueuedEntry;
+use crate::consume_queue::selection::{self, Selected, select};
+use crate::consume_queue::table::{ConsumeQueue, QueueTable};
+use crate::consume_queue::{QueueHandle, QueueName};
+use crate::derived_files::{Covered, DerivedBatch};
+use crate::dispatch::{derive, key_hash};
+use crate::index_file::KeyLookup;
+use crate::io::block::TailBlock;
+use crate::limits::{COLD_CACHE_BYTES, HOT_TAIL_BYTES};
 use crate::position::{PhysicalOffset, QueueOffset};
+use crate::record::{RecordError, RecordView};
 use crate::recovery::RecoveredServe;
 use crate::side_writer::SideWriter;
 
+mod cold;
 mod get;
+mod hot_tail;
+mod log_reader;
+#[cfg(test)]
+mod tests;
 
+pub use cold::{ColdGet, ColdRecord};
 pub use get::{GetRequest, GetResult, GetStatus, QueueBounds, ReadError, TagFilter, TimeBoundary};
+
+use cold::{GetPlan, OldMessages, TimeMark};
+use hot_tail::HotTail;
+use log_reader::LogReader;
+
+/// Most records that a lookup by key gives (RocketMQ's `maxMsgsNumBatch`).
+const KEY_RECORDS_MAX: usize = 64;
+/// How far behind the end of the log a message counts as recent, bytes, unless configured. RocketMQ takes 40 % of the memory.
+const RECENT_BYTES: u64 = 4 << 30;
 
 /// How much a [`MessageStore`] keeps in memory.
 #[derive(Clone, Debug)]
@@ -23,6 +67,12 @@ pub struct MessageStoreConfig {
     /// How far behind the end of the log a message counts as recent, bytes: it decides the limits of one pull answer and
     /// where a new group starts.
     pub recent_bytes: u64,
+}
+
+impl Default for MessageStoreConfig {
+    fn default() -> Self {
+        Self { hot_tail_bytes: HOT_TAIL_BYTES, cold_cache_bytes: COLD_CACHE_BYTES, recent_bytes: RECENT_BYTES }
+    }
 }
 
 /// A message that has become readable.
@@ -53,17 +103,6 @@ pub enum Get {
     Cold(ColdGet),
 }
 
-/// A read that needs the disk. Owns what it needs.
-#[derive(Debug)]
-pub struct ColdGet {}
-
-impl ColdGet {
-    /// Reads.
-    pub async fn run(self) -> Result<GetResult, ReadError> {
-        todo!()
-    }
-}
-
 /// One record's bytes, or the plan that gets them from the disk.
 #[derive(Debug)]
 pub enum RecordLookup {
@@ -73,100 +112,443 @@ pub enum RecordLookup {
     None,
 }
 
-/// A read of one record that needs the disk.
+/// The serve half of a shard. `!Send`: it lives on its serve core.
 #[derive(Debug)]
-pub struct ColdRecord {}
-
-impl ColdRecord {
-    /// Reads; `None` when no record starts at the place.
-    pub async fn run(self) -> Result<Option<Bytes>, ReadError> {
-        todo!()
-    }
+pub struct MessageStore {
+    reader: Rc<LogReader>,
+    queues: QueueTable,
+    writer: SideWriter,
+    recent_bytes: u64,
+    /// End of the records that were dispatched.
+    covered: Covered,
+    /// What was dispatched and could not be handed to the side thread yet.
+    unsent: DerivedBatch,
+    dispatched_entries: u64,
 }
 
-/// The serve half of a shard.
-#[derive(Debug)]
-pub struct MessageStore {}
-
 impl MessageStore {
-    pub fn open(_recovered: RecoveredServe, _config: MessageStoreConfig, _writer: SideWriter) -> Self {
-        todo!()
+    /// Opens the store that was recovered; `writer` is the side thread that was started for it.
+    pub fn open(recovered: RecoveredServe, config: MessageStoreConfig, writer: SideWriter) -> Self {
+        let RecoveredServe { dir, segment_bytes, log_min, confirm_offset, covered, queues: known } = recovered;
+        let mut queues = QueueTable::default();
+        for state in known {
+            let mut queue = ConsumeQueue::new(state.name, state.min, state.max, state.first_physical);
+            queue.is_deleted = state.is_deleted;
+            queues.add(queue);
+        }
+        let reader = LogReader {
+            cold: ColdReader::new(dir.clone(), config.cold_cache_bytes),
+            dir,
+            segment_bytes,
+            tail: RefCell::new(HotTail::new(config.hot_tail_bytes)),
+            confirm_offset: Cell::new(confirm_offset),
+            log_min,
+        };
+        Self {
+            reader: Rc::new(reader),
+            queues,
+            writer,
+            recent_bytes: config.recent_bytes,
+            covered: Covered { log_end: confirm_offset, ..covered },
+            unsent: DerivedBatch::default(),
+            dispatched_entries: 0,
+        }
     }
 
-    pub fn dispatch(&mut self, _committed: &Committed, _arrived: &mut dyn FnMut(Arrival<'_>)) {
-        todo!()
+    /// Makes committed records readable; `arrived` hears of each, in log order.
+    ///
+    /// # Panics
+    /// If the tail blocks do not hold whole records up to the confirm offset, or queue offsets are not dense: the log core
+    /// places them so.
+    pub fn dispatch(&mut self, committed: &Committed, arrived: &mut dyn FnMut(Arrival<'_>)) {
+        assert!(committed.confirm_offset >= self.reader.confirm_offset.get(), "the confirm offset never goes back");
+        for block in &committed.new_blocks {
+            self.reader.tail.borrow_mut().push(block.clone());
+        }
+        self.reader.confirm_offset.set(committed.confirm_offset);
+        let mut batch = DerivedBatch::default();
+        let mut at = self.covered.log_end;
+        while at < committed.confirm_offset {
+            let block = self.reader.tail.borrow().block_at(at).cloned();
+            at = match block {
+                Some(block) => self.dispatch_block(&block, at, &mut batch, arrived),
+                // The end of a file, which no record took.
+                None => {
+                    let next = self.reader.tail.borrow().next_start(at);
+                    let file_end = self.file_end(at);
+                    next.filter(|next| *next <= file_end).unwrap_or(file_end).min(committed.confirm_offset)
+                }
+            };
+            self.covered.log_end = at;
+        }
+        self.hand_over(batch);
+        self.trim();
+    }
+
+    /// Dispatches the records of one block from `at` on; returns where to go on.
+    fn dispatch_block(
+        &mut self,
+        block: &TailBlock,
+        mut at: PhysicalOffset,
+        batch: &mut DerivedBatch,
+        arrived: &mut dyn FnMut(Arrival<'_>),
+    ) -> PhysicalOffset {
+        let end = block.end().min(self.reader.confirm_offset.get());
+        let len = usize::try_from(end.since(at)).expect("a block fits in memory");
+        let mut bytes = block.bytes(at, len);
+        while !bytes.is_empty() {
+            let record = match RecordView::parse(bytes) {
+                Ok(record) => record,
+                Err(RecordError::Blank { .. }) => return self.file_end(at).min(self.reader.confirm_offset.get()),
+                Err(error) => panic!("the log core places whole records, but at {at}: {error}"),
+            };
+            assert_eq!(record.physical_offset(), at, "a record knows its place");
+            self.dispatch_record(&record, batch, arrived);
+            at = at.plus(record.total_size() as u64);
+            bytes = &bytes[record.total_size()..];
+        }
+        at
+    }
+
+    fn dispatch_record(
+        &mut self,
+        record: &RecordView<'_>,
+        batch: &mut DerivedBatch,
+        arrived: &mut dyn FnMut(Arrival<'_>),
+    ) {
+        let store_timestamp_ms = record.store_timestamp_ms();
+        self.covered = Covered {
+            log_end: record.physical_offset().plus(record.total_size() as u64),
+            last_record: record.physical_offset(),
+            last_store_timestamp_ms: store_timestamp_ms,
+        };
+        let Some(entry) = derive(record, &mut batch.keys) else { return };
+        let (topic, queue_id, queue_offset) = (record.topic(), record.queue_id(), record.queue_offset());
+        let queue = match self.queues.handle(topic, queue_id) {
+            Some(queue) => queue,
+            None => self.add_queue(topic, queue_id, batch),
+        };
+        self.queues.push(queue, queue_offset, entry);
+        batch.entries.push(QueuedEntry { queue, offset: queue_offset, entry });
+        arrived(Arrival {
+            topic,
+            queue_id,
+            queue_offset,
+            tags_code: entry.tags_code,
+            store_timestamp_ms,
+            properties: record.properties(),
+        });
+    }
+
+    fn add_queue(&mut self, topic: &str, queue_id: u32, batch: &mut DerivedBatch) -> QueueHandle {
+        let name = QueueName { topic: self.queues.topic_name(topic), queue_id };
+        let queue =
+            ConsumeQueue::new(name.clone(), QueueOffset::ZERO, QueueOffset::ZERO, PhysicalOffset::ZERO);
+        let handle = self.queues.add(queue);
+        batch.new_queues.push((handle, name));
+        handle
+    }
+
+    fn file_end(&self, at: PhysicalOffset) -> PhysicalOffset {
+        let segment_bytes = self.reader.segment_bytes;
+        PhysicalOffset::new((at.get() / segment_bytes + 1) * segment_bytes)
+    }
+
+    /// Hands a batch to the side thread, or keeps it while too many wait there.
+    fn hand_over(&mut self, mut batch: DerivedBatch) {
+        batch.covered = self.covered;
+        self.dispatched_entries += batch.entries.len() as u64;
+        self.unsent.append(&mut batch);
+        if self.unsent.covered.log_end > PhysicalOffset::ZERO
+            && let Err(back) = self.writer.try_write(std::mem::take(&mut self.unsent))
+        {
+            self.unsent = back;
+        }
+    }
+
+    fn trim(&mut self) {
+        let mut tail = self.reader.tail.borrow_mut();
+        tail.trim(self.covered.log_end);
+        let tail_start = tail.start().unwrap_or(self.covered.log_end);
+        self.queues.trim(tail_start.min(self.writer.written()));
     }
 
     /// Everything before this is dispatched and may be read.
     pub fn confirm_offset(&self) -> PhysicalOffset {
-        todo!()
+        self.reader.confirm_offset.get()
     }
 
     /// Dispatched entries that wait for the side writer. At [`crate::limits::DERIVED_BACKLOG_ENTRIES_MAX`] sends are refused.
     pub fn derived_backlog_entries(&self) -> usize {
-        todo!()
+        let waiting = self.dispatched_entries - self.writer.written_entries();
+        usize::try_from(waiting).expect("they are in memory")
     }
 
-    pub fn bounds(&self, _topic: &str, _queue_id: u32) -> Option<QueueBounds> {
-        todo!()
+    /// First and next offset of a queue; `None` while it never had a message.
+    pub fn bounds(&self, topic: &str, queue_id: u32) -> Option<QueueBounds> {
+        self.queues.queue(topic, queue_id).map(|queue| QueueBounds { min: queue.min, max: queue.max })
     }
 
-    /// Every queue that holds messages, by topic and id.
+    /// Every queue that has had messages, by topic and id, in no order.
     pub fn queues(&self) -> Vec<(String, u32)> {
-        todo!()
+        self.queues.names().map(|name| (name.topic.to_string(), name.queue_id)).collect()
     }
 
-    pub fn get(&self, _request: &GetRequest<'_>) -> Get {
-        todo!()
+    /// Reads messages of a queue, as RocketMQ's `getMessage`.
+    pub fn get(&self, request: &GetRequest<'_>) -> Get {
+        let Some(queue) = self.queues.queue(request.topic, request.queue_id) else {
+            let bounds = QueueBounds::default();
+            return Get::Ready(GetResult::empty(GetStatus::NoMatchedLogicQueue, QueueOffset::ZERO, bounds));
+        };
+        let bounds = QueueBounds { min: queue.min, max: queue.max };
+        let offset = request.offset;
+        let nothing = if queue.max == QueueOffset::ZERO {
+            Some((GetStatus::NoMessageInQueue, QueueOffset::ZERO))
+        } else if offset < queue.min {
+            Some((GetStatus::OffsetTooSmall, queue.min))
+        } else if offset == queue.max {
+            Some((GetStatus::OffsetOverflowOne, offset))
+        } else if offset > queue.max {
+            Some((GetStatus::OffsetOverflowBadly, queue.max))
+        } else {
+            None
+        };
+        if let Some((status, next_begin_offset)) = nothing {
+            return Get::Ready(GetResult::empty(status, next_begin_offset, bounds));
+        }
+        let limits = selection::Bounds {
+            messages_max: request.messages_max,
+            bytes_max: request.bytes_max,
+            recent_from: self.recent_from(),
+            log_min: self.reader.log_min,
+        };
+        let cold = |plan| {
+            let reader = Rc::clone(&self.reader);
+            Get::Cold(ColdGet { reader, queue: queue.name.clone(), bounds, plan })
+        };
+        let written = queue.memory_start();
+        if offset < written {
+            let wanted = match request.filter {
+                TagFilter::All => u64::from(request.messages_max.clamp(1, crate::limits::PULL_MESSAGES_MAX)),
+                TagFilter::Codes(_) => selection::scan_entries_max(request.messages_max),
+            };
+            let count = wanted.min(written.since(offset));
+            let filter = request.filter.clone();
+            return cold(GetPlan::Entries { offset, count, written, filter, limits });
+        }
+        let selection = select(queue.entries_from(offset), offset, request.filter, &limits);
+        match self.hot_records(&selection.messages) {
+            Some(records) => Get::Ready(cold::result(selection, bounds, records)),
+            None => cold(GetPlan::Messages(selection)),
+        }
     }
 
-    pub fn record(&self, _at: PhysicalOffset) -> RecordLookup {
-        todo!()
+    /// The records of messages, if all are in the hot tail.
+    fn hot_records(&self, messages: &[Selected]) -> Option<Vec<Bytes>> {
+        let tail = self.reader.tail.borrow();
+        let mut records = Vec::with_capacity(messages.len());
+        // Neighbours are mostly in one block, which is then looked up and counted once.
+        let mut block: Option<(PhysicalOffset, Bytes)> = None;
+        for Selected { entry, .. } in messages {
+            let (at, len) = (entry.physical_offset, entry.size_bytes as usize);
+            let is_in = |(start, bytes): &&(PhysicalOffset, Bytes)| {
+                *start <= at && at.since(*start) + len as u64 <= bytes.len() as u64
+            };
+            if block.as_ref().filter(is_in).is_none() {
+                let found = tail.block_at(at)?;
+                let found_len = usize::try_from(found.end().since(found.start())).expect("a block fits in memory");
+                block = Some((found.start(), found.shared_bytes(found.start(), found_len)));
+            }
+            let (start, bytes) = block.as_ref().filter(is_in)?;
+            let skip = usize::try_from(at.since(*start)).expect("a block fits in memory");
+            records.push(bytes.slice(skip..skip + len));
+        }
+        Some(records)
     }
 
+    /// The record that starts at `at`.
+    pub fn record(&self, at: PhysicalOffset) -> RecordLookup {
+        if self.reader.readable_bytes(at) == 0 {
+            return RecordLookup::None;
+        }
+        match self.reader.hot_record(at) {
+            Some(Ok(Some(record))) => RecordLookup::Ready(record),
+            Some(Ok(None)) => RecordLookup::None,
+            // A damaged block in memory: what the disk has is judged anew.
+            Some(Err(_)) | None => RecordLookup::Cold(ColdRecord { reader: Rc::clone(&self.reader), at }),
+        }
+    }
+
+    /// The message of a queue that a time leads to: see [`TimeBoundary`].
+    ///
+    /// # Errors
+    /// The disk refuses, or what it holds is damaged.
     pub fn offset_by_time(
         &self,
-        _topic: &str,
-        _queue_id: u32,
-        _timestamp_ms: i64,
-        _boundary: TimeBoundary,
+        topic: &str,
+        queue_id: u32,
+        timestamp_ms: i64,
+        boundary: TimeBoundary,
     ) -> impl Future<Output = Result<QueueOffset, ReadError>> + 'static + use<> {
-        async { todo!() }
+        let mark = TimeMark { timestamp_ms, boundary };
+        let plan = self.queues.queue(topic, queue_id).filter(|queue| queue.min < queue.max).map(|queue| {
+            let (hot_start, split) = self.search_hot(queue, mark);
+            let old = (split == hot_start && queue.min < hot_start)
+                .then(|| self.old_messages(queue, queue.min, hot_start));
+            (queue.min, split, old)
+        });
+        async move {
+            let Some((min, split, old)) = plan else { return Ok(QueueOffset::ZERO) };
+            let split = match old {
+                Some(old) => old.search(mark).await?,
+                None => split,
+            };
+            Ok(mark.offset(split, min))
+        }
     }
 
-    /// When the message at `offset` was stored; `None` when there is none.
+    /// Where the messages of a queue that are in the hot tail start, and the first of them that is not before the mark.
+    fn search_hot(&self, queue: &ConsumeQueue, mark: TimeMark) -> (QueueOffset, QueueOffset) {
+        let partition = |from: QueueOffset, is_before: &dyn Fn(QueueOffset) -> bool| {
+            let (mut low, mut high) = (from, queue.max);
+            while low < high {
+                let middle = low.plus(high.since(low) / 2);
+                if is_before(middle) {
+                    low = middle.plus(1);
+                } else {
+                    high = middle;
+                }
+            }
+            low
+        };
+        let hot = |offset| {
+            let entry = queue.entry(offset).expect("only entries in memory are looked at");
+            self.reader.hot(entry.physical_offset, entry.size_bytes as usize)
+        };
+        let hot_start = partition(queue.memory_start(), &|offset| hot(offset).is_none());
+        let split = partition(hot_start, &|offset| {
+            hot(offset).is_some_and(|record| mark.is_after_record(&record))
+        });
+        (hot_start, split)
+    }
+
+    fn old_messages(&self, queue: &ConsumeQueue, from: QueueOffset, to: QueueOffset) -> OldMessages {
+        let written = queue.memory_start();
+        let in_memory = usize::try_from(to.get().saturating_sub(written.get())).expect("they are in memory");
+        OldMessages {
+            reader: Rc::clone(&self.reader),
+            queue: queue.name.clone(),
+            from,
+            to,
+            entries: queue.entries_from(written).take(in_memory).collect(),
+            written,
+        }
+    }
+
+    /// When the message at `offset` was stored, milliseconds; `None` when there is none.
+    ///
+    /// # Errors
+    /// The disk refuses, or what it holds is damaged.
     pub fn store_time(
         &self,
-        _topic: &str,
-        _queue_id: u32,
-        _offset: QueueOffset,
+        topic: &str,
+        queue_id: u32,
+        offset: QueueOffset,
     ) -> impl Future<Output = Result<Option<i64>, ReadError>> + 'static + use<> {
-        async { todo!() }
+        let old = self
+            .queues
+            .queue(topic, queue_id)
+            .filter(|queue| queue.min <= offset && offset < queue.max)
+            .map(|queue| match queue.entry(offset) {
+                // In memory: one entry is enough.
+                Some(entry) => OldMessages {
+                    reader: Rc::clone(&self.reader),
+                    queue: queue.name.clone(),
+                    from: offset,
+                    to: offset.plus(1),
+                    written: offset,
+                    entries: vec![*entry],
+                },
+                None => self.old_messages(queue, offset, offset.plus(1)),
+            });
+        async move {
+            match old {
+                Some(old) => old.store_time(offset).await.map(Some),
+                None => Ok(None),
+            }
+        }
     }
 
+    /// The records of a topic that were stored in a time window, ends included, under a key, newest first. Keys are found by their
+    /// hash: who asks has to look whether a record really has the key.
+    ///
+    /// # Errors
+    /// The disk refuses, or a record is damaged.
     pub fn query_by_key(
         &self,
-        _topic: &str,
-        _key: &str,
-        _messages_max: usize,
-        _begin_ms: i64,
-        _end_ms: i64,
+        topic: &str,
+        key: &str,
+        messages_max: usize,
+        begin_ms: i64,
+        end_ms: i64,
     ) -> impl Future<Output = Result<Vec<Bytes>, ReadError>> + 'static + use<> {
-        async { todo!() }
+        let lookup = KeyLookup {
+            hash: key_hash(topic, key),
+            records_max: messages_max.min(KEY_RECORDS_MAX),
+            begin_ms,
+            end_ms,
+        };
+        let (writer, reader, topic) = (self.writer.clone(), Rc::clone(&self.reader), topic.to_owned());
+        async move {
+            let found = writer.find(lookup).await.map_err(|error| ReadError::Io {
+                path: reader.dir.join("index").display().to_string(),
+                at: 0,
+                reason: error.to_string(),
+            })?;
+            let mut records = Vec::with_capacity(found.len());
+            for at in found {
+                let Some(record) = reader.record(at).await? else { continue };
+                let view = RecordView::parse(&record).expect("the record was checked when it was read");
+                if view.topic() == topic {
+                    records.push(record);
+                }
+            }
+            Ok(records)
+        }
     }
 
-    pub fn is_recent(&self, _topic: &str, _queue_id: u32, _offset: QueueOffset) -> bool {
-        todo!()
+    /// Whether a message is so recent that a new group should not skip it: RocketMQ asks whether it is still in memory.
+    pub fn is_recent(&self, topic: &str, queue_id: u32, offset: QueueOffset) -> bool {
+        let Some(queue) = self.queues.queue(topic, queue_id) else { return false };
+        if offset < queue.min || offset >= queue.max {
+            return false;
+        }
+        // Of a message between the first and those in memory only that it is younger than the first is known.
+        let physical_offset =
+            queue.entry(offset).map_or(queue.first_physical, |entry| entry.physical_offset);
+        physical_offset >= self.recent_from()
     }
 
-    pub fn delete_topic(&mut self, _topic: &str) {
-        todo!()
+    fn recent_from(&self) -> PhysicalOffset {
+        PhysicalOffset::new(self.reader.confirm_offset.get().get().saturating_sub(self.recent_bytes))
     }
 
-    pub fn close(
-        &mut self,
-        _exit: StoreExit,
-    ) -> impl Future<Output = Result<(), ReadError>> + 'static + use<> {
-        async { todo!() }
+    /// Forgets the queues of a topic and removes their files. A topic of this name that comes later goes on at their offsets.
+    pub fn delete_topic(&mut self, topic: &str) {
+        let name: Arc<str> = self.queues.topic_name(topic);
+        let deleted = self.queues.delete_topic(topic);
+        if !deleted.is_empty() {
+            self.reader.cold.forget_topic(&name);
+            self.writer.delete_queues(deleted);
+        }
+    }
+
+    /// Writes what is not on the disk yet, and ends the side thread. Call it when the last commit was dispatched; reads that are
+    /// under way may still end, nothing else may follow.
+    ///
+    /// # Errors
+    /// Something could not be written: the next start rebuilds it from the log.
+    pub fn close(&mut self, exit: StoreExit) -> impl Future<Output = io::Result<()>> + 'static + use<> {
+        self.writer.close(std::mem::take(&mut self.unsent), exit == StoreExit::Clean)
     }
 }

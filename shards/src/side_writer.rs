@@ -1,47 +1,352 @@
-//! The side thread of a shard: everything that is written lazily and buffered.
+//! The side thread of a shard: everything that is written lazily and buffered, so that no core waits for it.
+//!
+//! It takes what was derived from the log every 100 ms, writes ConsumeQueue and index files, and every 5 seconds makes them
+//! durable with a snapshot of their positions. It also writes the configuration files and looks up index keys. A disk that is full or
+//! refuses does not stop it: it says so, keeps what it has, and tries again; serving goes on from memory.
+//!
+//! [`SideWriter`] is its handle on the serve core. What is told back: how far the log is covered by written files.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
+use crate::consume_queue::QueueHandle;
+use crate::derived_files::{DerivedBatch, DerivedFiles};
+use crate::index_file::KeyLookup;
+use crate::io::disk::Disk;
+use crate::position::PhysicalOffset;
 use crate::recovery::RecoveredSide;
+
+/// How often what was derived is written.
+const WRITE_INTERVAL: Duration = Duration::from_millis(100);
+/// How often it is made durable.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the thread waits after the disk refused, and how often it says so.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+/// Batches on their way to the thread. When more wait, the serve core joins them into one.
+const BATCHES_MAX: usize = 1024;
+/// Requests on their way to the thread. Further ones are refused.
+const REQUESTS_MAX: usize = 4096;
 
 /// The handle of a shard's side thread. Clones share the thread.
 #[derive(Clone, Debug)]
-pub struct SideWriter {}
+pub struct SideWriter {
+    batches: flume::Sender<DerivedBatch>,
+    requests: flume::Sender<Request>,
+    progress: Arc<Progress>,
+}
+
+/// How far the thread is; written by it, read on the serve core.
+#[derive(Debug)]
+struct Progress {
+    /// Everything derived from the log before this is in the files.
+    written: AtomicU64,
+    /// ConsumeQueue entries written since the start.
+    written_entries: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Request {
+    WriteConfig { path: PathBuf, contents: Vec<u8>, done: flume::Sender<Result<(), ConfigWriteError>> },
+    Find { lookup: KeyLookup, done: flume::Sender<io::Result<Vec<PhysicalOffset>>> },
+    DeleteQueues { queues: Vec<QueueHandle> },
+    Close { is_clean: bool, done: flume::Sender<io::Result<()>> },
+}
 
 /// Why a file of a shard's configuration could not be written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigWriteError {
     #[error("cannot write {path}: {reason}")]
     Io { path: String, reason: String },
+    #[error("cannot write {path}: {REQUESTS_MAX} requests to the side thread wait already; the disk is too slow")]
+    Busy { path: String },
     #[error("cannot write {path}: the store is closing")]
     Closing { path: String },
 }
 
 /// The completion of [`SideWriter::write_config`].
 #[derive(Debug)]
-pub struct ConfigWrite {}
+pub struct ConfigWrite {
+    path: PathBuf,
+    /// An error that was known at once, or where the result arrives.
+    result: Result<flume::Receiver<Result<(), ConfigWriteError>>, ConfigWriteError>,
+}
 
 impl ConfigWrite {
     /// Waits until the file is durable. Dropping this instead does not cancel the write.
+    ///
+    /// # Errors
+    /// The file could not be written; the one before is still there.
     pub async fn done(self) -> Result<(), ConfigWriteError> {
-        todo!()
+        let closing = ConfigWriteError::Closing { path: self.path.display().to_string() };
+        self.result?.recv_async().await.unwrap_or(Err(closing))
     }
 }
 
 impl SideWriter {
     /// Starts the side thread of the shard that was recovered.
-    pub fn start(_recovered: RecoveredSide) -> io::Result<Self> {
-        todo!()
+    ///
+    /// # Errors
+    /// The files cannot be opened, or the thread cannot be started.
+    pub fn start<D: Disk + 'static>(disk: D, recovered: RecoveredSide) -> io::Result<Self> {
+        let RecoveredSide { dir, config, positions, slots } = recovered;
+        let progress = Arc::new(Progress {
+            written: AtomicU64::new(positions.log_end),
+            written_entries: AtomicU64::new(0),
+        });
+        let files = DerivedFiles::open(disk, &dir, config.segment_bytes, config.index, positions, slots)?;
+        let (batches, batches_in) = flume::bounded(BATCHES_MAX);
+        let (requests, requests_in) = flume::bounded(REQUESTS_MAX);
+        let thread = SideThread {
+            dir,
+            files,
+            batches: batches_in,
+            requests: requests_in,
+            progress: Arc::clone(&progress),
+            unwritten: DerivedBatch::default(),
+            complained: None,
+        };
+        std::thread::Builder::new().name("side-writer".to_owned()).spawn(move || {
+            let run = std::panic::AssertUnwindSafe(|| thread.run());
+            if std::panic::catch_unwind(run).is_err() {
+                // The panic has been printed. A broker without this thread would fill its memory and lose its offsets.
+                tracing::error!("the side thread of a shard panicked, the process ends");
+                std::process::abort();
+            }
+        })?;
+        Ok(Self { batches, requests, progress })
     }
 
-    /// Replaces the file at `path` durably and atomically; the file before stays as `path` + `.bak`.
-    pub fn write_config(&self, _path: PathBuf, _contents: Vec<u8>) -> ConfigWrite {
-        todo!()
+    /// Replaces the file at `path` durably and atomically; the file before stays as `path` + `.bak`. Of several writes of one
+    /// file that wait, only the last is done, and completes all.
+    pub fn write_config(&self, path: PathBuf, contents: Vec<u8>) -> ConfigWrite {
+        let (done, result) = flume::bounded(1);
+        let shown = path.display().to_string();
+        let result = match self.requests.try_send(Request::WriteConfig { path: path.clone(), contents, done }) {
+            Ok(()) => Ok(result),
+            Err(flume::TrySendError::Full(_)) => Err(ConfigWriteError::Busy { path: shown }),
+            Err(flume::TrySendError::Disconnected(_)) => Err(ConfigWriteError::Closing { path: shown }),
+        };
+        ConfigWrite { path, result }
     }
 
-    /// The content of a file written by [`Self::write_config`], or of its `.bak` when it is missing or empty. Blocks: for start.
-    pub fn read_config(_path: &Path) -> io::Result<Option<Vec<u8>>> {
-        todo!()
+    /// The content of a file written by [`Self::write_config`], or of its `.bak` when it is missing or empty; `None` when
+    /// there is neither. Blocks: for start.
+    ///
+    /// # Errors
+    /// A file is there and cannot be read.
+    pub fn read_config(path: &Path) -> io::Result<Option<Vec<u8>>> {
+        for path in [path.to_owned(), backup_path(path)] {
+            match std::fs::read(&path) {
+                Ok(contents) if !contents.is_empty() => return Ok(Some(contents)),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
+
+    /// Everything derived from the log before this is in the files.
+    pub(crate) fn written(&self) -> PhysicalOffset {
+        PhysicalOffset::new(self.progress.written.load(Ordering::Acquire))
+    }
+
+    /// ConsumeQueue entries written since the start.
+    pub(crate) fn written_entries(&self) -> u64 {
+        self.progress.written_entries.load(Ordering::Relaxed)
+    }
+
+    /// Hands over a batch; gives it back while too many wait.
+    pub(crate) fn try_write(&self, batch: DerivedBatch) -> Result<(), DerivedBatch> {
+        self.batches.try_send(batch).map_err(flume::TrySendError::into_inner)
+    }
+
+    /// Looks up a key in the index, with everything that was handed over before. Error: the thread has stopped.
+    pub(crate) async fn find(&self, lookup: KeyLookup) -> io::Result<Vec<PhysicalOffset>> {
+        let (done, result) = flume::bounded(1);
+        let stopped = || io::Error::other("the store is closing");
+        self.requests.send_async(Request::Find { lookup, done }).await.map_err(|_| stopped())?;
+        result.recv_async().await.map_err(|_| stopped())?
+    }
+
+    /// Removes the files of queues.
+    pub(crate) fn delete_queues(&self, queues: Vec<QueueHandle>) {
+        // When the thread is gone or hopelessly behind, the files stay, and the queues come back at the next start.
+        if self.requests.try_send(Request::DeleteQueues { queues }).is_err() {
+            tracing::warn!("ConsumeQueue files of a deleted topic stay: the side thread does not keep up");
+        }
+    }
+
+    /// Writes all that was handed over and `last`, makes it durable and ends the thread; with `is_clean`, the next start need not
+    /// repair.
+    pub(crate) fn close(
+        &self,
+        last: DerivedBatch,
+        is_clean: bool,
+    ) -> impl Future<Output = io::Result<()>> + 'static + use<> {
+        let (batches, requests) = (self.batches.clone(), self.requests.clone());
+        async move {
+            let stopped = || io::Error::other("the side thread has stopped already");
+            batches.send_async(last).await.map_err(|_| stopped())?;
+            let (done, result) = flume::bounded(1);
+            requests.send_async(Request::Close { is_clean, done }).await.map_err(|_| stopped())?;
+            result.recv_async().await.map_err(|_| stopped())?
+        }
+    }
+}
+
+/// What the thread holds.
+struct SideThread<D: Disk> {
+    dir: PathBuf,
+    files: DerivedFiles<D>,
+    batches: flume::Receiver<DerivedBatch>,
+    requests: flume::Receiver<Request>,
+    progress: Arc<Progress>,
+    /// Taken from `batches` and not completely in the files.
+    unwritten: DerivedBatch,
+    /// When a failing disk was last spoken of.
+    complained: Option<Instant>,
+}
+
+impl<D: Disk> SideThread<D> {
+    fn run(mut self) {
+        let mut write_at = Instant::now() + WRITE_INTERVAL;
+        let mut snapshot_at = Instant::now() + SNAPSHOT_INTERVAL;
+        loop {
+            let request = self.requests.recv_timeout(write_at.saturating_duration_since(Instant::now()));
+            let mut requests = Vec::new();
+            match request {
+                Ok(request) => requests.push(request),
+                Err(flume::RecvTimeoutError::Timeout) => {}
+                // Every handle is gone without a close: the process ends otherwise, and recovery repairs.
+                Err(flume::RecvTimeoutError::Disconnected) => return,
+            }
+            requests.extend(self.requests.try_iter());
+            let now = Instant::now();
+            if now >= write_at || !requests.is_empty() {
+                let mut result = self.write_batches();
+                if result.is_ok() && now >= snapshot_at {
+                    result = self.files.snapshot();
+                    snapshot_at = now + SNAPSHOT_INTERVAL;
+                }
+                if now >= write_at {
+                    write_at = now + if result.is_ok() { WRITE_INTERVAL } else { RETRY_INTERVAL };
+                }
+                self.complain(&result);
+            }
+            if self.serve(requests) {
+                return;
+            }
+        }
+    }
+
+    /// Takes what the serve core handed over, and writes it. One batch that failed is done first, and alone.
+    fn write_batches(&mut self) -> io::Result<()> {
+        loop {
+            if self.unwritten.keys_done == 0 {
+                while let Ok(mut batch) = self.batches.try_recv() {
+                    self.unwritten.append(&mut batch);
+                }
+            }
+            if self.unwritten.covered.log_end <= self.files.covered().log_end {
+                return Ok(());
+            }
+            self.files.write(&mut self.unwritten)?;
+            let entries = self.unwritten.entries.len() as u64;
+            self.unwritten = DerivedBatch::default();
+            self.progress.written_entries.fetch_add(entries, Ordering::Relaxed);
+            self.progress.written.store(self.files.covered().log_end.get(), Ordering::Release);
+        }
+    }
+
+    fn complain(&mut self, result: &io::Result<()>) {
+        let Err(error) = result else {
+            if self.complained.take().is_some() {
+                tracing::info!(dir = %self.dir.display(), "ConsumeQueue and index files can be written again");
+            }
+            return;
+        };
+        if self.complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
+            tracing::error!(
+                dir = %self.dir.display(),
+                %error,
+                "cannot write ConsumeQueue and index files; messages are served from memory, trying again"
+            );
+            self.complained = Some(Instant::now());
+        }
+    }
+
+    /// Answers requests; true when the thread is to end.
+    fn serve(&mut self, requests: Vec<Request>) -> bool {
+        let mut configs: Vec<(PathBuf, Vec<u8>, Vec<flume::Sender<_>>)> = Vec::new();
+        let mut close = None;
+        // Whoever no longer waits for an answer has no use for it: failed sends are let go.
+        for request in requests {
+            match request {
+                Request::WriteConfig { path, contents, done } => {
+                    if let Some(waiting) = configs.iter_mut().find(|waiting| waiting.0 == path) {
+                        waiting.1 = contents;
+                        waiting.2.push(done);
+                    } else {
+                        configs.push((path, contents, vec![done]));
+                    }
+                }
+                Request::Find { lookup, done } => {
+                    let _ = done.send(self.files.find(&lookup));
+                }
+                Request::DeleteQueues { queues } => {
+                    let result = self.files.delete_queues(&queues);
+                    self.complain(&result);
+                }
+                Request::Close { is_clean, done } => close = Some((is_clean, done)),
+            }
+        }
+        for (path, contents, waiting) in configs {
+            let result = replace_config(self.files.disk(), &path, &contents)
+                .map_err(|error| ConfigWriteError::Io { path: path.display().to_string(), reason: error.to_string() });
+            for done in waiting {
+                let _ = done.send(result.clone());
+            }
+        }
+        let Some((is_clean, done)) = close else { return false };
+        let result = self.write_batches().and_then(|()| self.files.snapshot()).and_then(|()| match is_clean {
+            true => remove_abort(self.files.disk(), &self.dir),
+            false => Ok(()),
+        });
+        self.complain(&result);
+        let _ = done.send(result);
+        true
+    }
+}
+
+/// The marker of a shard that is in use, as RocketMQ's: there at a start, it says that the last exit was not clean.
+pub(crate) fn abort_path(dir: &Path) -> PathBuf {
+    dir.join("abort")
+}
+
+fn remove_abort<D: Disk>(disk: &D, dir: &Path) -> io::Result<()> {
+    disk.remove_file(&abort_path(dir))?;
+    disk.sync_dir(dir)
+}
+
+fn backup_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".bak");
+    PathBuf::from(name)
+}
+
+fn replace_config<D: Disk>(disk: &D, path: &Path, contents: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    disk.create_dir_all(dir)?;
+    match disk.read_file(path, usize::MAX) {
+        // The copy is complete before the file changes, so that one of the two is always whole.
+        Ok(before) => disk.write_file_atomically(&backup_path(path), &before)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    disk.write_file_atomically(path, contents)
 }

@@ -89,6 +89,21 @@ pub struct GetResult {
     pub messages: u32,
 }
 
+impl GetResult {
+    /// An answer without messages.
+    pub(crate) fn empty(status: GetStatus, next_begin_offset: QueueOffset, bounds: QueueBounds) -> Self {
+        Self {
+            status,
+            next_begin_offset,
+            min_offset: bounds.min,
+            max_offset: bounds.max,
+            records: Vec::new(),
+            bytes: 0,
+            messages: 0,
+        }
+    }
+}
+
 /// First and next offset of a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueBounds {
@@ -123,7 +138,4 @@ pub enum ReadError {
         "the ConsumeQueue file {path} is damaged at byte {at}; stop the broker, delete the file and start again"
     )]
     DamagedQueue { path: String, at: u64 },
-    /// The side writer, which holds the index, has stopped.
-    #[error("the store is closing")]
-    Closing,
 }

@@ -1,0 +1,297 @@
+//! Reads what is no longer in memory, on the serve core: direct reads in whole chunks through a bounded cache, so that who reads
+//! in order reads ahead, and old data never pushes out the hot tail.
+//!
+//! A chunk is read once however many ask for it, and only so many reads are under way. A file that is still growing is cached
+//! with the length up to which its content was final when the read began; who needs more reads again.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use hashbrown::HashMap;
+
+use crate::commit_log::segment::segment_path;
+use crate::consume_queue::QueueName;
+use crate::io::cold_file::{ColdFile, DIRECT_ALIGNMENT, Permits};
+use crate::io::task::spawn;
+use crate::message_store::ReadError;
+use crate::position::PhysicalOffset;
+
+/// Bytes of one chunk of the CommitLog, and of a ConsumeQueue, of which one read needs less.
+const SEGMENT_CHUNK_BYTES: u64 = 256 * 1024;
+const QUEUE_CHUNK_BYTES: u64 = 32 * 1024;
+/// Direct reads under way at once, per shard.
+const READS_MAX: u64 = 16;
+/// Files kept open, per shard.
+const OPEN_FILES_MAX: usize = 256;
+
+const _: () = assert!(SEGMENT_CHUNK_BYTES.is_multiple_of(DIRECT_ALIGNMENT));
+const _: () = assert!(QUEUE_CHUNK_BYTES.is_multiple_of(DIRECT_ALIGNMENT));
+
+/// A file that is read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum ColdName {
+    /// The CommitLog file that starts there.
+    Segment { start: PhysicalOffset },
+    /// The file of a ConsumeQueue that starts at this byte of the queue.
+    Queue { name: QueueName, file_start: u64 },
+}
+
+impl ColdName {
+    fn chunk_bytes(&self) -> u64 {
+        match self {
+            Self::Segment { .. } => SEGMENT_CHUNK_BYTES,
+            Self::Queue { .. } => QUEUE_CHUNK_BYTES,
+        }
+    }
+}
+
+/// A stretch of a file.
+#[derive(Clone, Debug)]
+pub(crate) struct Stretch {
+    pub(crate) name: ColdName,
+    pub(crate) at: u64,
+    pub(crate) len: usize,
+    /// The content before this byte of the file is final. At least the end of the stretch.
+    pub(crate) final_bytes: u64,
+}
+
+/// The cold reads of one shard. Clones share everything.
+#[derive(Clone, Debug)]
+pub(crate) struct ColdReader {
+    inner: Rc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    cache_bytes_max: usize,
+    permits: Permits,
+    state: RefCell<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    chunks: HashMap<(ColdName, u64), Chunk>,
+    cached_bytes: usize,
+    files: HashMap<ColdName, OpenFile>,
+    flights: HashMap<(ColdName, u64), Rc<Flight>>,
+    uses: u64,
+    /// Counts what was forgotten: a read that began before must not enter the cache.
+    forgets: u64,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    bytes: Bytes,
+    final_bytes: u64,
+    last_use: u64,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    file: Rc<ColdFile>,
+    last_use: u64,
+}
+
+/// A read of a chunk that is under way.
+#[derive(Debug)]
+struct Flight {
+    final_bytes: u64,
+    result: RefCell<Option<Result<Bytes, ReadError>>>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+impl Flight {
+    async fn landed(&self) -> Result<Bytes, ReadError> {
+        poll_fn(|context| match &*self.result.borrow() {
+            Some(result) => Poll::Ready(result.clone()),
+            None => {
+                self.waiting.borrow_mut().push(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    fn land(&self, result: Result<Bytes, ReadError>) {
+        *self.result.borrow_mut() = Some(result);
+        for waiting in self.waiting.take() {
+            waiting.wake();
+        }
+    }
+}
+
+impl ColdReader {
+    /// A reader for the shard at `dir` that caches at most `cache_bytes_max`.
+    pub(crate) fn new(dir: PathBuf, cache_bytes_max: usize) -> Self {
+        let inner =
+            Inner { dir, cache_bytes_max, permits: Permits::new(READS_MAX), state: RefCell::default() };
+        Self { inner: Rc::new(inner) }
+    }
+
+    /// Reads a stretch. The bytes are a part of a cached chunk where they lie in one.
+    ///
+    /// # Errors
+    /// The disk refuses, or the file ends before the stretch does.
+    pub(crate) async fn read(&self, stretch: &Stretch) -> Result<Bytes, ReadError> {
+        assert!(stretch.at + stretch.len as u64 <= stretch.final_bytes, "only final content is read");
+        let chunk_bytes = stretch.name.chunk_bytes();
+        let mut gathered = BytesMut::new();
+        let mut at = stretch.at;
+        let end = stretch.at + stretch.len as u64;
+        loop {
+            let index = at / chunk_bytes;
+            let part_end = end.min((index + 1) * chunk_bytes);
+            let chunk = self.chunk(&stretch.name, index, part_end, stretch.final_bytes).await?;
+            let in_chunk = |at: u64| usize::try_from(at - index * chunk_bytes).expect("a place in a chunk");
+            let (from, to) = (in_chunk(at), in_chunk(part_end));
+            if to > chunk.len() {
+                let path = self.inner.path(&stretch.name).display().to_string();
+                return Err(ReadError::Io { path, at, reason: "the file ends before".to_owned() });
+            }
+            if at == stretch.at && part_end == end {
+                return Ok(chunk.slice(from..to));
+            }
+            gathered.reserve(usize::try_from(end - at).expect("a record fits in memory"));
+            gathered.extend_from_slice(&chunk[from..to]);
+            at = part_end;
+            if at == end {
+                return Ok(gathered.freeze());
+            }
+        }
+    }
+
+    /// The chunk `index` of a file, with final content up to `needed` at least.
+    async fn chunk(
+        &self,
+        name: &ColdName,
+        index: u64,
+        needed: u64,
+        final_bytes: u64,
+    ) -> Result<Bytes, ReadError> {
+        let key = (name.clone(), index);
+        let flight = {
+            let mut state = self.inner.state.borrow_mut();
+            state.uses += 1;
+            let uses = state.uses;
+            if let Some(chunk) = state.chunks.get_mut(&key).filter(|chunk| chunk.final_bytes >= needed) {
+                chunk.last_use = uses;
+                return Ok(chunk.bytes.clone());
+            }
+            match state.flights.get(&key).filter(|flight| flight.final_bytes >= needed) {
+                Some(flight) => Rc::clone(flight),
+                None => {
+                    let flight = Rc::new(Flight {
+                        final_bytes,
+                        result: RefCell::default(),
+                        waiting: RefCell::default(),
+                    });
+                    state.flights.insert(key.clone(), Rc::clone(&flight));
+                    // A task of its own: who asked may be gone before the read is done, and others wait for it.
+                    spawn(Rc::clone(&self.inner).read_chunk(key, Rc::clone(&flight), state.forgets));
+                    flight
+                }
+            }
+        };
+        flight.landed().await
+    }
+
+    /// Forgets everything that was read of a topic's ConsumeQueues, whose files are being removed.
+    pub(crate) fn forget_topic(&self, topic: &Arc<str>) {
+        let is_of_topic =
+            |name: &ColdName| matches!(name, ColdName::Queue { name, .. } if name.topic == *topic);
+        let mut state = self.inner.state.borrow_mut();
+        let state = &mut *state;
+        state.forgets += 1;
+        state.files.retain(|name, _| !is_of_topic(name));
+        state.flights.retain(|(name, _), _| !is_of_topic(name));
+        state.chunks.retain(|(name, _), _| !is_of_topic(name));
+        state.cached_bytes = state.chunks.values().map(|chunk| chunk.bytes.len()).sum();
+    }
+}
+
+impl Inner {
+    fn path(&self, name: &ColdName) -> PathBuf {
+        match name {
+            ColdName::Segment { start } => segment_path(&self.dir.join("commitlog"), *start),
+            ColdName::Queue { name, file_start } => name.file_path(&self.dir, *file_start),
+        }
+    }
+
+    async fn read_chunk(self: Rc<Self>, key: (ColdName, u64), flight: Rc<Flight>, forgets: u64) {
+        let (name, index) = &key;
+        let chunk_bytes = name.chunk_bytes();
+        let result = async {
+            let _turn = self.permits.turn().await;
+            let file = self.file(name).await?;
+            let len = usize::try_from(chunk_bytes).expect("a chunk fits in memory");
+            file.read(index * chunk_bytes, len).await
+        };
+        let result = result.await.map_err(|error| ReadError::Io {
+            path: self.path(name).display().to_string(),
+            at: index * chunk_bytes,
+            reason: error.to_string(),
+        });
+        let mut state = self.state.borrow_mut();
+        if state.flights.get(&key).is_some_and(|known| Rc::ptr_eq(known, &flight)) {
+            state.flights.remove(&key);
+        }
+        if let Ok(bytes) = &result
+            && state.forgets == forgets
+        {
+            state.keep(key, bytes.clone(), flight.final_bytes, self.cache_bytes_max);
+        }
+        drop(state);
+        flight.land(result);
+    }
+
+    async fn file(&self, name: &ColdName) -> std::io::Result<Rc<ColdFile>> {
+        {
+            let mut state = self.state.borrow_mut();
+            state.uses += 1;
+            let uses = state.uses;
+            if let Some(open) = state.files.get_mut(name) {
+                open.last_use = uses;
+                return Ok(Rc::clone(&open.file));
+            }
+        }
+        let forgets = self.state.borrow().forgets;
+        let file = Rc::new(ColdFile::open(&self.path(name)).await?);
+        let mut state = self.state.borrow_mut();
+        if state.forgets == forgets {
+            let last_use = state.uses;
+            state.files.insert(name.clone(), OpenFile { file: Rc::clone(&file), last_use });
+            if state.files.len() > OPEN_FILES_MAX
+                && let Some(oldest) =
+                    state.files.iter().min_by_key(|(_, open)| open.last_use).map(|(name, _)| name.clone())
+            {
+                state.files.remove(&oldest);
+            }
+        }
+        Ok(file)
+    }
+}
+
+impl State {
+    fn keep(&mut self, key: (ColdName, u64), bytes: Bytes, final_bytes: u64, bytes_max: usize) {
+        if self.chunks.get(&key).is_some_and(|known| known.final_bytes >= final_bytes) {
+            return;
+        }
+        self.cached_bytes += bytes.len();
+        self.uses += 1;
+        let chunk = Chunk { bytes, final_bytes, last_use: self.uses };
+        if let Some(before) = self.chunks.insert(key, chunk) {
+            self.cached_bytes -= before.bytes.len();
+        }
+        while self.cached_bytes > bytes_max {
+            let oldest = self.chunks.iter().min_by_key(|(_, chunk)| chunk.last_use).map(|(key, _)| key.clone());
+            let Some(chunk) = oldest.and_then(|key| self.chunks.remove(&key)) else { return };
+            self.cached_bytes -= chunk.bytes.len();
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Decides which messages a pull gets, from ConsumeQueue entries alone, as RocketMQ's `getMessage` decides it.
+
+use crate::consume_queue::{ENTRY_BYTES, Entry};
+use crate::limits::{PULL_BYTES_MAX, PULL_MESSAGES_MAX};
+use crate::message_store::{GetStatus, TagFilter};
+use crate::position::{PhysicalOffset, QueueOffset};
+
+/// Entries looked at for one pull, in bytes of ConsumeQueue, unless it asks for more messages than that.
+const SCAN_BYTES_MAX: u64 = 16_000;
+/// Most messages and bytes of one answer that goes back further than what counts as recent.
+const OLD_MESSAGES_MAX: u32 = 8;
+const OLD_BYTES_MAX: usize = 64 * 1024;
+/// What a client may ask for at least and at most, bytes.
+const ASKED_BYTES_MIN: usize = 100;
+const ASKED_BYTES_MAX: usize = 128 << 20;
+
+/// What bounds a selection.
+#[derive(Clone, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) messages_max: u32,
+    pub(crate) bytes_max: usize,
+    /// Records from here on count as recent.
+    pub(crate) recent_from: PhysicalOffset,
+    /// Records before are no longer in the log.
+    pub(crate) log_min: PhysicalOffset,
+}
+
+/// A message that a pull gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Selected {
+    pub(crate) queue_offset: QueueOffset,
+    pub(crate) entry: Entry,
+}
+
+/// What a pull gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Selection {
+    pub(crate) status: GetStatus,
+    pub(crate) next_begin_offset: QueueOffset,
+    pub(crate) messages: Vec<Selected>,
+    pub(crate) bytes: usize,
+}
+
+/// Most entries that [`select`] looks at.
+pub(crate) fn scan_entries_max(messages_max: u32) -> u64 {
+    let bytes = SCAN_BYTES_MAX.max(u64::from(messages_max) * ENTRY_BYTES as u64);
+    bytes.div_ceil(ENTRY_BYTES as u64)
+}
+
+/// Selects from `entries`, the first of which is at `offset` in its queue.
+pub(crate) fn select(
+    entries: impl Iterator<Item = Entry>,
+    offset: QueueOffset,
+    filter: &TagFilter,
+    bounds: &Bounds,
+) -> Selection {
+    let mut selection = Selection {
+        status: GetStatus::NoMatchedMessage,
+        next_begin_offset: offset,
+        messages: Vec::new(),
+        bytes: 0,
+    };
+    let scan_max = usize::try_from(scan_entries_max(bounds.messages_max)).expect("a count in memory");
+    for entry in entries.take(scan_max) {
+        if is_full(&selection, &entry, bounds) {
+            break;
+        }
+        let queue_offset = selection.next_begin_offset;
+        selection.next_begin_offset = queue_offset.plus(1);
+        if !filter.matches(entry.tags_code) {
+            if selection.messages.is_empty() {
+                selection.status = GetStatus::NoMatchedMessage;
+            }
+            continue;
+        }
+        if entry.physical_offset < bounds.log_min {
+            if selection.messages.is_empty() {
+                selection.status = GetStatus::MessageWasRemoving;
+            }
+            continue;
+        }
+        selection.status = GetStatus::Found;
+        selection.bytes += entry.size_bytes as usize;
+        selection.messages.push(Selected { queue_offset, entry });
+    }
+    selection
+}
+
+/// Whether the answer ends before `entry`. The first message always goes in.
+fn is_full(selection: &Selection, entry: &Entry, bounds: &Bounds) -> bool {
+    if selection.messages.is_empty() {
+        return false;
+    }
+    let is_recent = entry.physical_offset >= bounds.recent_from;
+    let (messages_max, bytes_max) =
+        if is_recent { (PULL_MESSAGES_MAX, PULL_BYTES_MAX) } else { (OLD_MESSAGES_MAX, OLD_BYTES_MAX) };
+    let messages_max = messages_max.min(bounds.messages_max) as usize;
+    let bytes_max = bytes_max.min(bounds.bytes_max.clamp(ASKED_BYTES_MIN, ASKED_BYTES_MAX));
+    selection.messages.len() >= messages_max || selection.bytes + entry.size_bytes as usize > bytes_max
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bounds(messages_max: u32, bytes_max: usize) -> Bounds {
+        Bounds {
+            messages_max,
+            bytes_max,
+            recent_from: PhysicalOffset::new(1000),
+            log_min: PhysicalOffset::ZERO,
+        }
+    }
+
+    fn entries(from: u64, size_bytes: u32) -> impl Iterator<Item = Entry> {
+        (from..from + 2000).map(move |at| Entry {
+            physical_offset: PhysicalOffset::new(at),
+            size_bytes,
+            tags_code: i64::from(at % 2 == 0),
+        })
+    }
+
+    fn counted(entries: impl Iterator<Item = Entry>, bounds: &Bounds) -> (usize, u64) {
+        let selection = select(entries, QueueOffset::new(5), &TagFilter::All, bounds);
+        (selection.messages.len(), selection.next_begin_offset.get())
+    }
+
+    #[test]
+    fn limits_are_rocketmqs() {
+        assert_eq!(counted(entries(1000, 10), &bounds(16, 1 << 20)), (16, 21));
+        assert_eq!(counted(entries(1000, 10), &bounds(64, 1 << 20)), (32, 37), "recent: 32 messages");
+        assert_eq!(counted(entries(0, 10), &bounds(64, 1 << 20)), (8, 13), "old: 8 messages");
+        assert_eq!(counted(entries(1000, 100_000), &bounds(32, 1 << 30)), (2, 7), "recent: 256 KiB");
+        assert_eq!(counted(entries(0, 30_000), &bounds(32, 1 << 30)), (2, 7), "old: 64 KiB");
+        assert_eq!(counted(entries(0, 3_000_000), &bounds(32, 1)), (1, 6), "the first whatever its size");
+        assert_eq!(counted(entries(1000, 40), &bounds(32, 1)), (2, 7), "at least 100 bytes");
+    }
+
+    #[test]
+    fn filtered_messages_are_passed_over_up_to_the_scan_limit() {
+        let none = TagFilter::Codes(vec![7]);
+        let selection = select(entries(1000, 10), QueueOffset::ZERO, &none, &bounds(32, 1 << 20));
+        assert_eq!(selection.status, GetStatus::NoMatchedMessage);
+        assert_eq!(selection.next_begin_offset.get(), 800);
+        let even = TagFilter::Codes(vec![1]);
+        let selection = select(entries(1000, 10), QueueOffset::ZERO, &even, &bounds(3, 1 << 20));
+        let offsets: Vec<_> = selection.messages.iter().map(|message| message.queue_offset.get()).collect();
+        assert_eq!((offsets, selection.bytes), (vec![0, 2, 4], 30));
+        assert_eq!(selection.next_begin_offset.get(), 5);
+    }
+
+    #[test]
+    fn removed_messages_are_passed_over() {
+        let mut bounds = bounds(4, 1 << 20);
+        bounds.log_min = PhysicalOffset::new(10_000);
+        let selection = select(entries(0, 10), QueueOffset::ZERO, &TagFilter::All, &bounds);
+        assert_eq!(selection.status, GetStatus::MessageWasRemoving);
+        assert_eq!(selection.next_begin_offset.get(), 800);
+    }
+}

@@ -1,0 +1,239 @@
+//! Everything that is derived from the log and kept in files: ConsumeQueues and index, with the snapshot that says up to where
+//! they are durable. Used by the side thread and by recovery; blocking.
+//!
+//! Order of its positions: snapshot on the disk <= [`DerivedFiles::covered`], what is in the files <= what is durable in the log.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::Checkpoint;
+use crate::commit_log::segment::{segment_path, segment_start};
+use crate::consume_queue::files::{QueueFiles, QueueState, QueuedEntry};
+use crate::consume_queue::{QueueHandle, QueueName};
+use crate::dispatch::IndexKey;
+use crate::index_file::{IndexFiles, IndexLayout, KeyLookup, Slots};
+use crate::io::disk::Disk;
+use crate::position::{PhysicalOffset, QueueOffset};
+use crate::positions::{Positions, QueuePosition};
+
+/// Up to where the log is covered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Covered {
+    /// End of the last record that is covered.
+    pub(crate) log_end: PhysicalOffset,
+    /// Where that record starts; equal to `log_end` when there is none.
+    pub(crate) last_record: PhysicalOffset,
+    /// When it was stored, milliseconds.
+    pub(crate) last_store_timestamp_ms: i64,
+}
+
+/// What was derived from a stretch of the log.
+#[derive(Debug, Default)]
+pub(crate) struct DerivedBatch {
+    /// Queues that had no message before, in the order of their handles.
+    pub(crate) new_queues: Vec<(QueueHandle, QueueName)>,
+    pub(crate) entries: Vec<QueuedEntry>,
+    pub(crate) keys: Vec<IndexKey>,
+    /// The end of the stretch.
+    pub(crate) covered: Covered,
+    /// Keys that are in the index already: a batch that failed goes on there.
+    pub(crate) keys_done: usize,
+}
+
+impl DerivedBatch {
+    /// Appends a later batch.
+    pub(crate) fn append(&mut self, later: &mut Self) {
+        assert_eq!(later.keys_done, 0, "a batch that was begun is not merged");
+        self.new_queues.append(&mut later.new_queues);
+        self.entries.append(&mut later.entries);
+        self.keys.append(&mut later.keys);
+        self.covered = later.covered;
+    }
+}
+
+/// The files of one shard.
+#[derive(Debug)]
+pub(crate) struct DerivedFiles<D: Disk> {
+    disk: D,
+    dir: PathBuf,
+    segment_bytes: u64,
+    queues: QueueFiles<D>,
+    index: IndexFiles<D>,
+    covered: Covered,
+    /// The log before this was synced for a snapshot.
+    log_synced: PhysicalOffset,
+    is_changed: bool,
+}
+
+impl<D: Disk> DerivedFiles<D> {
+    /// Opens the files where `positions` says they are.
+    ///
+    /// # Errors
+    /// An index file cannot be read.
+    pub(crate) fn open(
+        disk: D,
+        dir: &Path,
+        segment_bytes: u64,
+        layout: IndexLayout,
+        positions: Positions,
+        slots: Slots,
+    ) -> io::Result<Self> {
+        let queues = positions.queues.into_iter().map(queue_state).collect();
+        let index = IndexFiles::open(&disk, dir, layout, positions.index, slots)?;
+        let covered = Covered {
+            log_end: PhysicalOffset::new(positions.log_end),
+            last_record: PhysicalOffset::new(positions.last_record),
+            last_store_timestamp_ms: positions.last_store_timestamp_ms,
+        };
+        Ok(Self {
+            disk,
+            dir: dir.to_owned(),
+            segment_bytes,
+            queues: QueueFiles::new(dir, queues),
+            index,
+            covered,
+            log_synced: covered.log_end,
+            is_changed: false,
+        })
+    }
+
+    pub(crate) fn disk(&self) -> &D {
+        &self.disk
+    }
+
+    pub(crate) fn covered(&self) -> Covered {
+        self.covered
+    }
+
+    pub(crate) fn queues(&self) -> &[QueueState] {
+        self.queues.queues()
+    }
+
+    /// Writes a batch. Not durable yet.
+    ///
+    /// # Errors
+    /// A file cannot be written; the call is to be repeated with the same batch.
+    pub(crate) fn write(&mut self, batch: &mut DerivedBatch) -> io::Result<()> {
+        self.is_changed = true;
+        for (handle, name) in batch.new_queues.drain(..) {
+            self.queues.add(handle, name);
+        }
+        self.queues.write(&self.disk, &batch.entries)?;
+        while let Some(key) = batch.keys.get(batch.keys_done) {
+            self.index.add(&self.disk, key)?;
+            batch.keys_done += 1;
+        }
+        self.index.write_items()?;
+        self.covered = batch.covered;
+        Ok(())
+    }
+
+    /// Makes everything durable that was written, then the snapshot that says so.
+    ///
+    /// # Errors
+    /// Something cannot be written or synced; the snapshot before stays, and the call is to be repeated.
+    pub(crate) fn snapshot(&mut self) -> io::Result<()> {
+        if !self.is_changed {
+            return Ok(());
+        }
+        self.index.write_all()?;
+        let (mut files, mut dirs) = self.queues.unsynced();
+        let (index_files, index_dir) = self.index.unsynced();
+        files.extend_from_slice(index_files);
+        dirs.extend(index_dir.map(Path::to_owned));
+        files.extend(self.unsynced_segments());
+        self.disk.sync_files(&files)?;
+        for dir in dirs {
+            self.disk.sync_dir(&dir)?;
+        }
+        self.positions().write(&self.disk, &self.dir)?;
+        self.queues.synced();
+        self.index.synced();
+        self.log_synced = self.covered.log_end;
+        self.is_changed = false;
+        let timestamp_ms = self.covered.last_store_timestamp_ms;
+        Checkpoint {
+            log_timestamp_ms: timestamp_ms,
+            queues_timestamp_ms: timestamp_ms,
+            index_timestamp_ms: timestamp_ms,
+            confirm_offset: self.covered.log_end.to_i64(),
+        }
+        .write(&self.disk, &self.dir)
+    }
+
+    /// The files of the log whose records the snapshot will cover for the first time. With lazy flushing they may not be
+    /// durable yet, and a snapshot must not be ahead of the log.
+    fn unsynced_segments(&self) -> Vec<PathBuf> {
+        let dir = self.dir.join("commitlog");
+        let mut start = segment_start(self.log_synced, self.segment_bytes);
+        let mut files = Vec::new();
+        while start < self.covered.log_end {
+            files.push(segment_path(&dir, start));
+            start = start.plus(self.segment_bytes);
+        }
+        files
+    }
+
+    /// What a snapshot says.
+    pub(crate) fn positions(&self) -> Positions {
+        Positions {
+            log_end: self.covered.log_end.get(),
+            last_record: self.covered.last_record.get(),
+            last_store_timestamp_ms: self.covered.last_store_timestamp_ms,
+            queues: self.queues.queues().iter().map(queue_position).collect(),
+            index: self.index.positions(),
+        }
+    }
+
+    /// Cuts all files behind what is known of them.
+    ///
+    /// # Errors
+    /// A file cannot be cut.
+    pub(crate) fn cut(&mut self) -> io::Result<()> {
+        self.is_changed = true;
+        self.queues.cut(&self.disk)?;
+        self.index.cut()
+    }
+
+    /// Removes the files of queues. The snapshot is brought up to date at the next occasion; until then a crash brings the queues
+    /// back.
+    ///
+    /// # Errors
+    /// A folder cannot be removed.
+    pub(crate) fn delete_queues(&mut self, handles: &[QueueHandle]) -> io::Result<()> {
+        self.is_changed = true;
+        for handle in handles {
+            self.queues.delete(&self.disk, *handle)?;
+        }
+        Ok(())
+    }
+
+    /// Where records with a key are, newest first.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(crate) fn find(&mut self, lookup: &KeyLookup) -> io::Result<Vec<PhysicalOffset>> {
+        self.index.find(&self.disk, lookup)
+    }
+}
+
+fn queue_state(position: QueuePosition) -> QueueState {
+    QueueState {
+        name: QueueName { topic: position.topic.into(), queue_id: position.queue_id },
+        min: QueueOffset::new(position.min),
+        max: QueueOffset::new(position.max),
+        first_physical: PhysicalOffset::new(position.first_physical),
+        is_deleted: position.is_deleted,
+    }
+}
+
+fn queue_position(state: &QueueState) -> QueuePosition {
+    QueuePosition {
+        topic: state.name.topic.to_string(),
+        queue_id: state.name.queue_id,
+        min: state.min.get(),
+        max: state.max.get(),
+        first_physical: state.first_physical.get(),
+        is_deleted: state.is_deleted,
+    }
+}

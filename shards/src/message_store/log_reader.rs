@@ -1,0 +1,170 @@
+//! Reads records of the log on the serve core: from the hot tail where they are there, otherwise from the disk. Shared by the
+//! store and by the reads that are under way. Nothing that was not confirmed is ever read, and nothing leaves from the disk
+//! before its CRC was checked.
+
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use crate::cold_read::{ColdName, ColdReader, Stretch};
+use crate::commit_log::segment::segment_start;
+use crate::consume_queue::selection::Selected;
+use crate::consume_queue::{ENTRY_BYTES, Entry, FILE_BYTES, QueueName, file_place};
+use crate::message_store::ReadError;
+use crate::message_store::hot_tail::HotTail;
+use crate::position::{PhysicalOffset, QueueOffset};
+use crate::record::{BLANK_BYTES, RecordView, peek_size};
+
+#[derive(Debug)]
+pub(crate) struct LogReader {
+    pub(crate) dir: PathBuf,
+    pub(crate) segment_bytes: u64,
+    pub(crate) tail: RefCell<HotTail>,
+    pub(crate) cold: ColdReader,
+    /// End of what may be read.
+    pub(crate) confirm_offset: Cell<PhysicalOffset>,
+    /// Start of the log.
+    pub(crate) log_min: PhysicalOffset,
+}
+
+impl LogReader {
+    /// Bytes of the hot tail.
+    pub(crate) fn hot(&self, at: PhysicalOffset, len: usize) -> Option<Bytes> {
+        self.tail.borrow().bytes(at, len)
+    }
+
+    /// Bytes of the log, wherever they are. They must be confirmed.
+    async fn bytes(&self, at: PhysicalOffset, len: usize) -> Result<Bytes, ReadError> {
+        if let Some(bytes) = self.hot(at, len) {
+            return Ok(bytes);
+        }
+        let start = segment_start(at, self.segment_bytes);
+        let confirmed = self.confirm_offset.get().since(start).min(self.segment_bytes);
+        let stretch =
+            Stretch { name: ColdName::Segment { start }, at: at.since(start), len, final_bytes: confirmed };
+        if stretch.at + len as u64 > confirmed {
+            let reason = format!("{len} bytes go beyond the end of the file or of the log");
+            return Err(ReadError::Damaged { at, reason });
+        }
+        self.cold.read(&stretch).await
+    }
+
+    /// The record that starts at `at`; `None` when none does, or it may not be read.
+    pub(crate) async fn record(&self, at: PhysicalOffset) -> Result<Option<Bytes>, ReadError> {
+        if self.readable_bytes(at) < BLANK_BYTES as u64 {
+            return Ok(None);
+        }
+        let Ok(size) = peek_size(&self.bytes(at, BLANK_BYTES).await?) else { return Ok(None) };
+        if self.readable_bytes(at) < size as u64 {
+            return Ok(None);
+        }
+        let bytes = self.bytes(at, size).await?;
+        checked_record(&bytes, at).map(|is_record| is_record.then_some(bytes))
+    }
+
+    /// The same from the hot tail alone; `None` when it is not there.
+    pub(crate) fn hot_record(&self, at: PhysicalOffset) -> Option<Result<Option<Bytes>, ReadError>> {
+        let head = self.hot(at, BLANK_BYTES)?;
+        let Ok(size) = peek_size(&head) else { return Some(Ok(None)) };
+        if self.readable_bytes(at) < size as u64 {
+            return Some(Ok(None));
+        }
+        let bytes = self.hot(at, size)?;
+        Some(checked_record(&bytes, at).map(|is_record| is_record.then_some(bytes)))
+    }
+
+    /// How much from `at` on may be read, up to the end of its file.
+    pub(crate) fn readable_bytes(&self, at: PhysicalOffset) -> u64 {
+        let confirm_offset = self.confirm_offset.get();
+        if at < self.log_min || at >= confirm_offset {
+            return 0;
+        }
+        let file_rest = self.segment_bytes - at.get() % self.segment_bytes;
+        confirm_offset.since(at).min(file_rest)
+    }
+
+    /// The record that a ConsumeQueue entry names.
+    pub(crate) async fn message(&self, queue: &QueueName, message: &Selected) -> Result<Bytes, ReadError> {
+        let Entry { physical_offset: at, size_bytes, .. } = message.entry;
+        if let Some(bytes) = self.hot(at, size_bytes as usize) {
+            return Ok(bytes);
+        }
+        let bytes = self.bytes(at, size_bytes as usize).await?;
+        let damaged = |reason: String| {
+            let QueueName { topic, queue_id } = queue;
+            let reason = format!("{reason} (message {} of queue {queue_id} of {topic})", message.queue_offset);
+            ReadError::Damaged { at, reason }
+        };
+        let record = RecordView::parse(&bytes).map_err(|error| damaged(error.to_string()))?;
+        record.verify_crc().map_err(|error| damaged(error.to_string()))?;
+        let is_it = record.physical_offset() == at
+            && record.total_size() == bytes.len()
+            && record.topic() == &*queue.topic
+            && record.queue_id() == queue.queue_id
+            && record.queue_offset() == message.queue_offset;
+        if is_it { Ok(bytes) } else { Err(self.damaged_queue(queue, message.queue_offset)) }
+    }
+
+    /// When the record that an entry names was stored.
+    pub(crate) async fn store_time(&self, queue: &QueueName, message: &Selected) -> Result<i64, ReadError> {
+        let bytes = self.message(queue, message).await?;
+        Ok(stored_time(&bytes))
+    }
+
+    /// `count` entries of a queue's files from `from` on, all before `written`.
+    pub(crate) async fn entries(
+        &self,
+        queue: &QueueName,
+        from: QueueOffset,
+        count: u64,
+        written: QueueOffset,
+    ) -> Result<Vec<Entry>, ReadError> {
+        assert!(from.plus(count) <= written);
+        let mut entries = Vec::with_capacity(usize::try_from(count).expect("a bounded number"));
+        let mut next = from;
+        let end = from.plus(count);
+        while next < end {
+            let (file_start, at) = file_place(next);
+            let len = (end.since(next) * ENTRY_BYTES as u64).min(FILE_BYTES - at);
+            let written_bytes = written.get() * ENTRY_BYTES as u64;
+            let stretch = Stretch {
+                name: ColdName::Queue { name: queue.clone(), file_start },
+                at,
+                len: usize::try_from(len).expect("a bounded number"),
+                final_bytes: (written_bytes - file_start).min(FILE_BYTES),
+            };
+            let bytes = self.cold.read(&stretch).await?;
+            for bytes in bytes.chunks_exact(ENTRY_BYTES) {
+                let bytes = bytes.try_into().expect("chunks have this length");
+                let entry = Entry::decode(bytes).ok_or_else(|| self.damaged_queue(queue, next))?;
+                entries.push(entry);
+                next = next.plus(1);
+            }
+        }
+        Ok(entries)
+    }
+
+    pub(crate) fn damaged_queue(&self, queue: &QueueName, offset: QueueOffset) -> ReadError {
+        let (file_start, at) = file_place(offset);
+        let path = queue.file_path(&self.dir, file_start).display().to_string();
+        ReadError::DamagedQueue { path, at }
+    }
+}
+
+/// When a record that has been checked was stored.
+pub(crate) fn stored_time(record: &[u8]) -> i64 {
+    RecordView::parse(record).expect("the record was checked when it was read").store_timestamp_ms()
+}
+
+/// Whether the bytes are the record that belongs at `at`.
+fn checked_record(bytes: &[u8], at: PhysicalOffset) -> Result<bool, ReadError> {
+    match RecordView::parse(bytes) {
+        Ok(record) if record.physical_offset() == at => record
+            .verify_crc()
+            .map(|()| true)
+            .map_err(|error| ReadError::Damaged { at, reason: error.to_string() }),
+        // Somewhere inside a record, where its bytes look like the start of another.
+        _ => Ok(false),
+    }
+}

@@ -1,0 +1,96 @@
+//! The positions snapshot: up to where ConsumeQueues and index are durable, so that a start need not scan the whole log.
+//!
+//! The file `positions` of a shard, replaced atomically by the side thread once what it claims is durable. Recovery checks it
+//! against the files and the log, and builds everything anew when they disagree.
+
+use std::io;
+use std::path::Path;
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::io::disk::Disk;
+use crate::sealed_file::{Seal, SealedFileError};
+
+const SEAL: Seal = Seal { name: *b"RINGMQPS", version: 1 };
+const FILE_NAME: &str = "positions";
+const FILE_BYTES_MAX: usize = 1 << 30;
+
+/// Everything that a start needs to know of what was derived from the log before [`Self::log_end`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub(crate) struct Positions {
+    /// First byte of the log that is not covered: the end of the last record that is.
+    pub(crate) log_end: u64,
+    /// Where the last covered record starts; equal to `log_end` when there is none.
+    pub(crate) last_record: u64,
+    /// Store timestamp of the last covered record, milliseconds; 0 without one.
+    pub(crate) last_store_timestamp_ms: i64,
+    /// All queues, in the order of their handles.
+    pub(crate) queues: Vec<QueuePosition>,
+    /// All index files, oldest first.
+    pub(crate) index: Vec<IndexPosition>,
+}
+
+/// One queue.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub(crate) struct QueuePosition {
+    pub(crate) topic: String,
+    pub(crate) queue_id: u32,
+    pub(crate) min: u64,
+    pub(crate) max: u64,
+    /// Physical offset of the message at `min`.
+    pub(crate) first_physical: u64,
+    /// The topic was deleted; only `max` has a meaning.
+    pub(crate) is_deleted: bool,
+}
+
+/// One index file.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub(crate) struct IndexPosition {
+    pub(crate) name: String,
+    pub(crate) header: IndexHeader,
+}
+
+/// The header of an index file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub(crate) struct IndexHeader {
+    pub(crate) begin_timestamp_ms: i64,
+    pub(crate) end_timestamp_ms: i64,
+    pub(crate) begin_physical: i64,
+    pub(crate) end_physical: i64,
+    /// Slots in use.
+    pub(crate) slots_used: i32,
+    /// The number that the next item gets. The first is 1.
+    pub(crate) next_item: i32,
+}
+
+impl Positions {
+    /// Reads the snapshot of the shard at `dir`; `Ok(Ok(None))` when there is none.
+    ///
+    /// # Errors
+    /// Outer: the file cannot be read. Inner: what it holds is no snapshot.
+    pub(crate) fn read<D: Disk>(disk: &D, dir: &Path) -> io::Result<Result<Option<Self>, SealedFileError>> {
+        match disk.read_file(&dir.join(FILE_NAME), FILE_BYTES_MAX) {
+            Ok(file) => Ok(SEAL.decode(&file).map(Some)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ok(None)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Replaces the snapshot, durably. What it claims must be durable before.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn write<D: Disk>(&self, disk: &D, dir: &Path) -> io::Result<()> {
+        assert!(self.last_record <= self.log_end);
+        disk.write_file_atomically(&dir.join(FILE_NAME), &SEAL.encode(self))
+    }
+
+    /// Removes the snapshot, durably: before what it claims stops being true.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn remove<D: Disk>(disk: &D, dir: &Path) -> io::Result<()> {
+        disk.remove_file(&dir.join(FILE_NAME))?;
+        disk.sync_dir(dir)
+    }
+}
