@@ -25,7 +25,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use shards::message_store::{MessageStore, ReadError, StoreExit};
+use shards::message_store::{MessageStore, StoreExit};
 use shards::position::QueueOffset;
 use shards::side_writer::{ConfigWriteError, SideWriter};
 
@@ -109,7 +109,7 @@ pub enum CloseError {
     #[error("tables are not durable: {0}")]
     Tables(#[from] ConfigWriteError),
     #[error("the store did not close: {0}")]
-    Store(#[from] ReadError),
+    Store(#[from] std::io::Error),
 }
 
 /// A broker and all its state.

@@ -289,7 +289,8 @@ impl State {
             self.cached_bytes -= before.bytes.len();
         }
         while self.cached_bytes > bytes_max {
-            let oldest = self.chunks.iter().min_by_key(|(_, chunk)| chunk.last_use).map(|(key, _)| key.clone());
+            let oldest =
+                self.chunks.iter().min_by_key(|(_, chunk)| chunk.last_use).map(|(key, _)| key.clone());
             let Some(chunk) = oldest.and_then(|key| self.chunks.remove(&key)) else { return };
             self.cached_bytes -= chunk.bytes.len();
         }

@@ -52,7 +52,6 @@ impl DerivedBatch {
 }
 
 /// The files of one shard.
-#[derive(Debug)]
 pub(crate) struct DerivedFiles<D: Disk> {
     disk: D,
     dir: PathBuf,

@@ -127,9 +127,7 @@ mod tests {
     use crate::append::Placement;
     use crate::position::QueueOffset;
     use crate::record::properties::java_string_hash;
-    use crate::record::{
-        RecordFields, SYS_FLAG_TRANSACTION_PREPARED, SYS_FLAG_TRANSACTION_ROLLBACK, place,
-    };
+    use crate::record::{RecordFields, SYS_FLAG_TRANSACTION_PREPARED, SYS_FLAG_TRANSACTION_ROLLBACK, place};
 
     fn record(topic: &str, sys_flag: i32, properties: &[u8]) -> Vec<u8> {
         let host = "127.0.0.1:10911".parse().unwrap();

@@ -74,7 +74,6 @@ pub(crate) struct KeyLookup {
 }
 
 /// The index files of a shard.
-#[derive(Debug)]
 pub(crate) struct IndexFiles<D: Disk> {
     dir: PathBuf,
     layout: IndexLayout,
@@ -86,7 +85,6 @@ pub(crate) struct IndexFiles<D: Disk> {
 }
 
 /// The file that takes new items.
-#[derive(Debug)]
 struct Current<F> {
     name: String,
     path: PathBuf,

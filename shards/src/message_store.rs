@@ -71,7 +71,11 @@ pub struct MessageStoreConfig {
 
 impl Default for MessageStoreConfig {
     fn default() -> Self {
-        Self { hot_tail_bytes: HOT_TAIL_BYTES, cold_cache_bytes: COLD_CACHE_BYTES, recent_bytes: RECENT_BYTES }
+        Self {
+            hot_tail_bytes: HOT_TAIL_BYTES,
+            cold_cache_bytes: COLD_CACHE_BYTES,
+            recent_bytes: RECENT_BYTES,
+        }
     }
 }
 
@@ -129,7 +133,8 @@ pub struct MessageStore {
 impl MessageStore {
     /// Opens the store that was recovered; `writer` is the side thread that was started for it.
     pub fn open(recovered: RecoveredServe, config: MessageStoreConfig, writer: SideWriter) -> Self {
-        let RecoveredServe { dir, segment_bytes, log_min, confirm_offset, covered, queues: known } = recovered;
+        let RecoveredServe { dir, segment_bytes, log_min, confirm_offset, covered, queues: known } =
+            recovered;
         let mut queues = QueueTable::default();
         for state in known {
             let mut queue = ConsumeQueue::new(state.name, state.min, state.max, state.first_physical);
@@ -161,7 +166,10 @@ impl MessageStore {
     /// If the tail blocks do not hold whole records up to the confirm offset, or queue offsets are not dense: the log core
     /// places them so.
     pub fn dispatch(&mut self, committed: &Committed, arrived: &mut dyn FnMut(Arrival<'_>)) {
-        assert!(committed.confirm_offset >= self.reader.confirm_offset.get(), "the confirm offset never goes back");
+        assert!(
+            committed.confirm_offset >= self.reader.confirm_offset.get(),
+            "the confirm offset never goes back"
+        );
         for block in &committed.new_blocks {
             self.reader.tail.borrow_mut().push(block.clone());
         }
@@ -199,7 +207,9 @@ impl MessageStore {
         while !bytes.is_empty() {
             let record = match RecordView::parse(bytes) {
                 Ok(record) => record,
-                Err(RecordError::Blank { .. }) => return self.file_end(at).min(self.reader.confirm_offset.get()),
+                Err(RecordError::Blank { .. }) => {
+                    return self.file_end(at).min(self.reader.confirm_offset.get());
+                }
                 Err(error) => panic!("the log core places whole records, but at {at}: {error}"),
             };
             assert_eq!(record.physical_offset(), at, "a record knows its place");
@@ -356,7 +366,8 @@ impl MessageStore {
             };
             if block.as_ref().filter(is_in).is_none() {
                 let found = tail.block_at(at)?;
-                let found_len = usize::try_from(found.end().since(found.start())).expect("a block fits in memory");
+                let found_len =
+                    usize::try_from(found.end().since(found.start())).expect("a block fits in memory");
                 block = Some((found.start(), found.shared_bytes(found.start(), found_len)));
             }
             let (start, bytes) = block.as_ref().filter(is_in)?;
@@ -426,9 +437,8 @@ impl MessageStore {
             self.reader.hot(entry.physical_offset, entry.size_bytes as usize)
         };
         let hot_start = partition(queue.memory_start(), &|offset| hot(offset).is_none());
-        let split = partition(hot_start, &|offset| {
-            hot(offset).is_some_and(|record| mark.is_after_record(&record))
-        });
+        let split =
+            partition(hot_start, &|offset| hot(offset).is_some_and(|record| mark.is_after_record(&record)));
         (hot_start, split)
     }
 
@@ -455,22 +465,21 @@ impl MessageStore {
         queue_id: u32,
         offset: QueueOffset,
     ) -> impl Future<Output = Result<Option<i64>, ReadError>> + 'static + use<> {
-        let old = self
-            .queues
-            .queue(topic, queue_id)
-            .filter(|queue| queue.min <= offset && offset < queue.max)
-            .map(|queue| match queue.entry(offset) {
-                // In memory: one entry is enough.
-                Some(entry) => OldMessages {
-                    reader: Rc::clone(&self.reader),
-                    queue: queue.name.clone(),
-                    from: offset,
-                    to: offset.plus(1),
-                    written: offset,
-                    entries: vec![*entry],
+        let old =
+            self.queues.queue(topic, queue_id).filter(|queue| queue.min <= offset && offset < queue.max).map(
+                |queue| match queue.entry(offset) {
+                    // In memory: one entry is enough.
+                    Some(entry) => OldMessages {
+                        reader: Rc::clone(&self.reader),
+                        queue: queue.name.clone(),
+                        from: offset,
+                        to: offset.plus(1),
+                        written: offset,
+                        entries: vec![*entry],
+                    },
+                    None => self.old_messages(queue, offset, offset.plus(1)),
                 },
-                None => self.old_messages(queue, offset, offset.plus(1)),
-            });
+            );
         async move {
             match old {
                 Some(old) => old.store_time(offset).await.map(Some),
@@ -524,8 +533,7 @@ impl MessageStore {
             return false;
         }
         // Of a message between the first and those in memory only that it is younger than the first is known.
-        let physical_offset =
-            queue.entry(offset).map_or(queue.first_physical, |entry| entry.physical_offset);
+        let physical_offset = queue.entry(offset).map_or(queue.first_physical, |entry| entry.physical_offset);
         physical_offset >= self.recent_from()
     }
 

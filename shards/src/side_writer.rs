@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::consume_queue::QueueHandle;
 use crate::derived_files::{DerivedBatch, DerivedFiles};
-use crate::index_file::KeyLookup;
+use crate::index_file::{KeyLookup, Slots};
 use crate::io::disk::Disk;
 use crate::position::PhysicalOffset;
 use crate::recovery::RecoveredSide;
@@ -61,7 +61,9 @@ enum Request {
 pub enum ConfigWriteError {
     #[error("cannot write {path}: {reason}")]
     Io { path: String, reason: String },
-    #[error("cannot write {path}: {REQUESTS_MAX} requests to the side thread wait already; the disk is too slow")]
+    #[error(
+        "cannot write {path}: {REQUESTS_MAX} requests to the side thread wait already; the disk is too slow"
+    )]
     Busy { path: String },
     #[error("cannot write {path}: the store is closing")]
     Closing { path: String },
@@ -92,12 +94,13 @@ impl SideWriter {
     /// # Errors
     /// The files cannot be opened, or the thread cannot be started.
     pub fn start<D: Disk + 'static>(disk: D, recovered: RecoveredSide) -> io::Result<Self> {
-        let RecoveredSide { dir, config, positions, slots } = recovered;
+        let RecoveredSide { dir, config, positions } = recovered;
         let progress = Arc::new(Progress {
             written: AtomicU64::new(positions.log_end),
             written_entries: AtomicU64::new(0),
         });
-        let files = DerivedFiles::open(disk, &dir, config.segment_bytes, config.index, positions, slots)?;
+        let files =
+            DerivedFiles::open(disk, &dir, config.segment_bytes, config.index, positions, Slots::Read)?;
         let (batches, batches_in) = flume::bounded(BATCHES_MAX);
         let (requests, requests_in) = flume::bounded(REQUESTS_MAX);
         let thread = SideThread {
@@ -125,7 +128,8 @@ impl SideWriter {
     pub fn write_config(&self, path: PathBuf, contents: Vec<u8>) -> ConfigWrite {
         let (done, result) = flume::bounded(1);
         let shown = path.display().to_string();
-        let result = match self.requests.try_send(Request::WriteConfig { path: path.clone(), contents, done }) {
+        let result = match self.requests.try_send(Request::WriteConfig { path: path.clone(), contents, done })
+        {
             Ok(()) => Ok(result),
             Err(flume::TrySendError::Full(_)) => Err(ConfigWriteError::Busy { path: shown }),
             Err(flume::TrySendError::Disconnected(_)) => Err(ConfigWriteError::Closing { path: shown }),
@@ -306,17 +310,19 @@ impl<D: Disk> SideThread<D> {
             }
         }
         for (path, contents, waiting) in configs {
-            let result = replace_config(self.files.disk(), &path, &contents)
-                .map_err(|error| ConfigWriteError::Io { path: path.display().to_string(), reason: error.to_string() });
+            let result = replace_config(self.files.disk(), &path, &contents).map_err(|error| {
+                ConfigWriteError::Io { path: path.display().to_string(), reason: error.to_string() }
+            });
             for done in waiting {
                 let _ = done.send(result.clone());
             }
         }
         let Some((is_clean, done)) = close else { return false };
-        let result = self.write_batches().and_then(|()| self.files.snapshot()).and_then(|()| match is_clean {
-            true => remove_abort(self.files.disk(), &self.dir),
-            false => Ok(()),
-        });
+        let result =
+            self.write_batches().and_then(|()| self.files.snapshot()).and_then(|()| match is_clean {
+                true => remove_abort(self.files.disk(), &self.dir),
+                false => Ok(()),
+            });
         self.complain(&result);
         let _ = done.send(result);
         true

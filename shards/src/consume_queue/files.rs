@@ -37,7 +37,6 @@ pub(crate) struct QueueState {
 }
 
 /// The ConsumeQueue files of a shard.
-#[derive(Debug)]
 pub(crate) struct QueueFiles<D: Disk> {
     dir: PathBuf,
     queues: Vec<QueueState>,
@@ -47,7 +46,6 @@ pub(crate) struct QueueFiles<D: Disk> {
     unsynced_dirs: BTreeSet<PathBuf>,
 }
 
-#[derive(Debug)]
 struct OpenFile<F> {
     file: F,
     last_use: u64,
@@ -97,7 +95,7 @@ impl<D: Disk> QueueFiles<D> {
                 order = &order[1..];
                 continue;
             }
-            let (file_start, place) = file_place(first.offset);
+            let (_, place) = file_place(first.offset);
             let room = usize::try_from((FILE_BYTES - place) / ENTRY_BYTES as u64).expect("a file's entries");
             bytes.clear();
             let mut count = 0;
@@ -135,13 +133,7 @@ impl<D: Disk> QueueFiles<D> {
         Ok(())
     }
 
-    fn file(
-        &mut self,
-        disk: &D,
-        queue: QueueHandle,
-        file_start: u64,
-        path: &Path,
-    ) -> io::Result<&D::File> {
+    fn file(&mut self, disk: &D, queue: QueueHandle, file_start: u64, path: &Path) -> io::Result<&D::File> {
         self.uses += 1;
         if self.open.len() >= OPEN_FILES_MAX && !self.open.contains_key(&(queue, file_start)) {
             self.close_least_used();

@@ -115,7 +115,8 @@ impl QueueTable {
     }
 
     /// Entries in memory.
-    pub(crate) fn in_memory_entries(&self) -> usize {
+    #[cfg(test)]
+    fn in_memory_entries(&self) -> usize {
         self.in_memory.len()
     }
 

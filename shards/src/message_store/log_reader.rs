@@ -93,7 +93,8 @@ impl LogReader {
         let bytes = self.bytes(at, size_bytes as usize).await?;
         let damaged = |reason: String| {
             let QueueName { topic, queue_id } = queue;
-            let reason = format!("{reason} (message {} of queue {queue_id} of {topic})", message.queue_offset);
+            let reason =
+                format!("{reason} (message {} of queue {queue_id} of {topic})", message.queue_offset);
             ReadError::Damaged { at, reason }
         };
         let record = RecordView::parse(&bytes).map_err(|error| damaged(error.to_string()))?;

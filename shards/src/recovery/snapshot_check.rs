@@ -1,0 +1,151 @@
+//! Whether a positions snapshot agrees with the files and the log, so that a start may go on from it.
+//!
+//! Checked are the last record that it covers, and of each queue and each index file the presence, the size and the newest
+//! item. What is damaged in the middle of a ConsumeQueue is found when it is read: every record knows its place in its queue.
+
+use std::io;
+use std::path::Path;
+
+use hashbrown::HashSet;
+
+use crate::commit_log::scan::ScanLog;
+use crate::commit_log::segment::{segment_path, segment_start};
+use crate::consume_queue::{ENTRY_BYTES, Entry, FILE_BYTES, QueueName, file_place};
+use crate::index_file;
+use crate::io::disk::{Disk, DiskFile};
+use crate::position::{PhysicalOffset, QueueOffset};
+use crate::positions::{Positions, QueuePosition};
+use crate::record::{RecordView, peek_size};
+use crate::recovery::ShardConfig;
+
+/// As much of a record as says where it belongs: its queue id, its queue offset and its physical offset.
+const IDENTITY_BYTES: usize = 36;
+/// As much of a record as says how long it is.
+const SIZE_BYTES: usize = 8;
+
+/// The positions, or what disagrees with them.
+///
+/// # Errors
+/// The disk refuses to say.
+pub(super) fn check<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    config: &ShardConfig,
+    log: &ScanLog<'_>,
+    positions: Positions,
+) -> io::Result<Result<Positions, String>> {
+    let mut check = Check { disk, dir, log, open: None };
+    if let Some(disagreement) = check.log_end(&positions)? {
+        return Ok(Err(disagreement));
+    }
+    let mut names = HashSet::new();
+    for queue in &positions.queues {
+        if !names.insert((queue.topic.as_str(), queue.queue_id)) || queue.min > queue.max {
+            return Ok(Err(format!("the snapshot is odd about queue {} of {}", queue.queue_id, queue.topic)));
+        }
+        if let Some(disagreement) = check.queue(queue, positions.log_end)? {
+            return Ok(Err(disagreement));
+        }
+    }
+    for file in &positions.index {
+        if !index_file::is_plausible(disk, dir, config.index, file)? {
+            return Ok(Err(format!("the index file {} is missing or damaged", file.name)));
+        }
+    }
+    drop(names);
+    Ok(Ok(positions))
+}
+
+struct Check<'a, D: Disk> {
+    disk: &'a D,
+    dir: &'a Path,
+    log: &'a ScanLog<'a>,
+    /// The segment read last.
+    open: Option<(PhysicalOffset, D::File)>,
+}
+
+impl<D: Disk> Check<'_, D> {
+    /// Whether the last record that the snapshot covers is there and ends where it says.
+    fn log_end(&mut self, positions: &Positions) -> io::Result<Option<String>> {
+        let log_start = self.log.segments.first().copied().unwrap_or_default();
+        let last = PhysicalOffset::new(positions.last_record);
+        let claimed_end = PhysicalOffset::new(positions.log_end);
+        if last == claimed_end {
+            let is_start = claimed_end == log_start;
+            return Ok(
+                (!is_start).then(|| "the snapshot covers no record, but not the log's start".to_owned())
+            );
+        }
+        let disagreement =
+            || format!("the log does not hold the record at {last} that the snapshot ends with");
+        let Some(head) = self.bytes(last, SIZE_BYTES)? else { return Ok(Some(disagreement())) };
+        let Ok(size) = peek_size(&head) else { return Ok(Some(disagreement())) };
+        let Some(bytes) = self.bytes(last, size)? else { return Ok(Some(disagreement())) };
+        let is_it = last.plus(size as u64) == claimed_end
+            && RecordView::parse(&bytes)
+                .is_ok_and(|record| record.physical_offset() == last && record.verify_crc().is_ok());
+        Ok((!is_it).then(disagreement))
+    }
+
+    /// Whether the files of a queue are all there, and the newest entry names the record that it should.
+    fn queue(&mut self, queue: &QueuePosition, log_end: u64) -> io::Result<Option<String>> {
+        if queue.is_deleted || queue.min == queue.max {
+            return Ok(None);
+        }
+        let name = QueueName { topic: queue.topic.as_str().into(), queue_id: queue.queue_id };
+        let newest = QueueOffset::new(queue.max - 1);
+        let (newest_start, place) = file_place(newest);
+        let mut start = file_place(QueueOffset::new(queue.min)).0;
+        loop {
+            let path = name.file_path(self.dir, start);
+            let disagreement = |what: &str| Ok(Some(format!("{} {what}", path.display())));
+            let file = match self.disk.open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return disagreement("is missing"),
+                Err(error) => return Err(error),
+            };
+            if file.len()? != FILE_BYTES {
+                return disagreement("has another size");
+            }
+            if start == newest_start {
+                let mut entry = [0; ENTRY_BYTES];
+                file.read_exact_at(&mut entry, place)?;
+                let names_it = match Entry::decode(&entry) {
+                    Some(entry) if entry.physical_offset.get() < log_end => {
+                        self.is_record_of(&entry, queue.queue_id, newest)?
+                    }
+                    _ => false,
+                };
+                return if names_it { Ok(None) } else { disagreement("does not agree with the log") };
+            }
+            start += FILE_BYTES;
+        }
+    }
+
+    fn is_record_of(&mut self, entry: &Entry, queue_id: u32, offset: QueueOffset) -> io::Result<bool> {
+        let Some(head) = self.bytes(entry.physical_offset, IDENTITY_BYTES)? else { return Ok(false) };
+        let expected_size = entry.size_bytes as usize;
+        Ok(peek_size(&head) == Ok(expected_size)
+            && head[12..16] == queue_id.to_be_bytes()
+            && head[20..28] == offset.to_i64().to_be_bytes()
+            && head[28..36] == entry.physical_offset.to_i64().to_be_bytes())
+    }
+
+    /// Bytes of the log; `None` when they are not all in one file that exists.
+    fn bytes(&mut self, at: PhysicalOffset, len: usize) -> io::Result<Option<Vec<u8>>> {
+        let start = segment_start(at, self.log.segment_bytes);
+        let is_inside = at.since(start) + len as u64 <= self.log.segment_bytes;
+        if !is_inside || self.log.segments.binary_search(&start).is_err() {
+            return Ok(None);
+        }
+        if self.open.as_ref().is_none_or(|(open, _)| *open != start) {
+            let file = self.disk.open(&segment_path(self.log.dir, start))?;
+            file.settle()?;
+            self.open = Some((start, file));
+        }
+        let (_, file) = self.open.as_ref().expect("opened above");
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, at.since(start))?;
+        Ok(Some(bytes))
+    }
+}
