@@ -60,6 +60,11 @@ pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const HEADER_FIELDS_MAX: usize = 128;
 /// Longest remark in an answer, bytes. What is longer is cut: it may repeat what a peer sent.
 pub const REMARK_BYTES_MAX: usize = 4096;
+/// Largest JSON body of a request, bytes, registrations of brokers excepted. Values in memory are up to a hundred times their
+/// text. A larger one is refused with SYSTEM_ERROR.
+pub const JSON_BODY_BYTES_MAX: usize = 1 << 20;
+/// Most topics that one broker may register at once. More are refused with SYSTEM_ERROR.
+pub const TOPICS_PER_REGISTRATION_MAX: usize = 1 << 18;
 /// Most that a compressed broker registration may inflate to, bytes. A larger one is refused with SYSTEM_ERROR.
 pub const REGISTRATION_BYTES_MAX: u64 = 64 << 20;
 /// Pairs of a topic and a broker that has it, in a name server. A registration beyond is refused with SYSTEM_ERROR.

@@ -206,7 +206,7 @@ fn unregister_broker(call: Call<'_, '_>) -> Outcome {
 
 fn query_data_version(call: Call<'_, '_>) -> Outcome {
     let header = BrokerHeader::parse(call.request)?;
-    let theirs: DataVersion = fastjson::read("DataVersion", call.request.body)?;
+    let theirs: DataVersion = call.request.json_body("DataVersion")?;
     let known = call.server.routes.heard(header.cluster_name, header.broker_addr, call.now);
     let body = known.map(|known| fastjson::write(&known)).unwrap_or_default();
     call.answer(&[("changed", &(known != Some(theirs)))], &body)
@@ -248,7 +248,7 @@ fn topics_of_cluster(call: &Call<'_, '_>) -> Outcome {
 
 fn register_topic(call: Call<'_, '_>) -> Outcome {
     let header = NameServerTopicHeader::parse(call.request)?;
-    let route: TopicRouteData = fastjson::read("TopicRouteData", call.request.body)?;
+    let route: TopicRouteData = call.request.json_body("TopicRouteData")?;
     call.server.routes.add_topic(header.topic, route.queue_datas);
     call.answer(&[], &[])
 }

@@ -90,7 +90,7 @@ fn runtime_text(up_ms: i64) -> String {
 
 /// UPDATE_AND_CREATE_SUBSCRIPTIONGROUP (200): answered when durable.
 pub fn put_group(call: &Call<'_, '_>) -> Result<Served, Refusal> {
-    let config: SubscriptionGroupConfig = fastjson::read("SubscriptionGroupConfig", call.request.body)?;
+    let config: SubscriptionGroupConfig = call.request.json_body("SubscriptionGroupConfig")?;
     call.broker
         .borrow_mut()
         .groups

@@ -24,7 +24,7 @@ const SYS_FLAG_UNIT_SUB: i32 = 2;
 
 /// HEART_BEAT (34): registers the client with its groups, and makes the retry topics that they need.
 pub fn heartbeat(call: &Call<'_, '_>) -> Result<Served, Refusal> {
-    let data: HeartbeatData = fastjson::read("HeartbeatData", call.request.body)?;
+    let data: HeartbeatData = call.request.json_body("HeartbeatData")?;
     check_size(&data)?;
     let member = Rc::new(Member {
         connection: Rc::clone(call.connection),
@@ -157,7 +157,7 @@ pub fn consumer_list(call: &Call<'_, '_>) -> Result<Served, Refusal> {
 
 /// CHECK_CLIENT_CONFIG (46): consumers ask whether their kind of filter works here.
 pub fn check_config(call: &Call<'_, '_>) -> Result<Served, Refusal> {
-    let body: CheckClientRequestBody = fastjson::read("CheckClientRequestBody", call.request.body)?;
+    let body: CheckClientRequestBody = call.request.json_body("CheckClientRequestBody")?;
     match body.subscription_data {
         Some(subscription) if !subscription.is_by_tags() => {
             let kind = subscription.expression_type;

@@ -6,7 +6,7 @@ use crate::remoting::fastjson;
 
 /// LOCK_BATCH_MQ (41): answers with those of the queues that the client now holds.
 pub fn lock(call: &Call<'_, '_>) -> Result<Served, Refusal> {
-    let body: LockBatchRequestBody = fastjson::read("LockBatchRequestBody", call.request.body)?;
+    let body: LockBatchRequestBody = call.request.json_body("LockBatchRequestBody")?;
     let locked = call.broker.borrow_mut().queue_locks.lock(
         &body.consumer_group,
         &body.client_id,
@@ -18,7 +18,7 @@ pub fn lock(call: &Call<'_, '_>) -> Result<Served, Refusal> {
 
 /// UNLOCK_BATCH_MQ (42): queues of other owners stay locked.
 pub fn unlock(call: &Call<'_, '_>) -> Result<Served, Refusal> {
-    let body: LockBatchRequestBody = fastjson::read("UnlockBatchRequestBody", call.request.body)?;
+    let body: LockBatchRequestBody = call.request.json_body("UnlockBatchRequestBody")?;
     call.broker.borrow_mut().queue_locks.unlock(&body.consumer_group, &body.client_id, &body.mq_set);
     call.ok(&[], &[])
 }

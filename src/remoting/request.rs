@@ -6,12 +6,13 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use shards::limits::HEADER_FIELDS_MAX;
+use serde::de::DeserializeOwned;
+use shards::limits::{HEADER_FIELDS_MAX, JSON_BODY_BYTES_MAX};
 use smallvec::SmallVec;
 
 use super::frame::{Frame, SerializeType};
 use super::response::ReplyTo;
-use super::{binary_header, json_header};
+use super::{binary_header, fastjson, json_header};
 
 /// Longest excerpt of a peer's value that an error repeats, bytes.
 const EXCERPT_BYTES_MAX: usize = 128;
@@ -202,6 +203,18 @@ impl<'f> Request<'f> {
     #[must_use]
     pub fn is_response(&self) -> bool {
         self.flag & 1 != 0
+    }
+
+    /// Reads the body as the JSON of a `T`; `what` names it in the error.
+    ///
+    /// # Errors
+    /// The body is longer than `JSON_BODY_BYTES_MAX`, or not a `T`.
+    pub fn json_body<T: DeserializeOwned>(&self, what: &'static str) -> Result<T, HeaderError> {
+        if self.body.len() > JSON_BODY_BYTES_MAX {
+            let reason = format!("it is over the limit of {JSON_BODY_BYTES_MAX} bytes");
+            return Err(HeaderError::Body { what, bytes: self.body.len(), reason });
+        }
+        fastjson::read(what, self.body)
     }
 
     /// What an answer needs to know of this request.

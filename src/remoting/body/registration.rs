@@ -12,13 +12,14 @@ use std::io::Read;
 
 use flate2::bufread::ZlibDecoder;
 use serde::{Deserialize, Serialize};
-use shards::limits::REGISTRATION_BYTES_MAX;
+use shards::limits::{REGISTRATION_BYTES_MAX, TOPICS_PER_REGISTRATION_MAX};
 
 use super::topic::{DataVersion, TopicConfig};
 use crate::remoting::fastjson::{self, null_is_default};
 use crate::remoting::request::HeaderError;
 
 const WHAT: &str = "RegisterBrokerBody";
+const TOO_MANY_TOPICS: &str = "it has more topics than one broker may register";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -43,13 +44,19 @@ impl RegisterBrokerBody {
     /// Reads the body; `compressed` as its header says. A peer without topics sends no body at all.
     ///
     /// # Errors
-    /// The body is not of its form, or inflates to more than `REGISTRATION_BYTES_MAX`.
+    /// The body is not of its form, inflates to more than `REGISTRATION_BYTES_MAX`, or has more topics than
+    /// `TOPICS_PER_REGISTRATION_MAX`.
     pub fn decode(body: &[u8], compressed: bool) -> Result<Self, HeaderError> {
         if body.is_empty() {
             Ok(Self::default())
         } else if compressed {
             Self::inflate(body)
         } else {
+            // Every topic takes at least one brace; its attributes, the wrapper and its versions take the others.
+            let braces = body.iter().filter(|&&byte| byte == b'{').count();
+            if braces > 2 * TOPICS_PER_REGISTRATION_MAX + 64 {
+                return Err(failed(body, TOO_MANY_TOPICS));
+            }
             fastjson::read(WHAT, body)
         }
     }
@@ -65,6 +72,9 @@ impl RegisterBrokerBody {
         let data_version = fastjson::read("DataVersion", &input.part()?)?;
         let mut topic_config_table = BTreeMap::new();
         for _ in 0..input.number()? {
+            if topic_config_table.len() == TOPICS_PER_REGISTRATION_MAX {
+                return Err(failed(body, TOO_MANY_TOPICS));
+            }
             let text = input.part()?;
             let config = topic_of_text(&String::from_utf8_lossy(&text))
                 .ok_or_else(|| input.failed("a topic is not of the form `name read write perm filter`"))?;
@@ -107,8 +117,12 @@ impl Parts<'_> {
     }
 
     fn failed(&self, reason: &str) -> HeaderError {
-        HeaderError::Body { what: WHAT, bytes: self.body.len(), reason: reason.to_owned() }
+        failed(self.body, reason)
     }
+}
+
+fn failed(body: &[u8], reason: &str) -> HeaderError {
+    HeaderError::Body { what: WHAT, bytes: body.len(), reason: reason.to_owned() }
 }
 
 fn topic_of_text(text: &str) -> Option<TopicConfig> {
