@@ -82,7 +82,7 @@ pub fn watch(
         observed.broker_resident_bytes_max =
             observed.broker_resident_bytes_max.max(usage_of(&watch.broker_pids).resident_bytes);
         let ended = is_finished() || watch.end.is_some_and(|end| end <= tick);
-        if !ended || stop == tick {
+        if clock.now_ns() >= duration_ns(tick) {
             observed.per_second.push(now.messages - before);
         }
         progress.show(second, now, now.messages - before, in_warmup);

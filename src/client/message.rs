@@ -81,6 +81,11 @@ impl Default for UniqueKeys {
 }
 
 impl UniqueKeys {
+    /// A number below `count` that differs from process to process: which of several queues is to be the first.
+    pub fn first_choice(&self, count: usize) -> usize {
+        usize::try_from(self.prefix % count.max(1) as u64).expect("smaller than a usize")
+    }
+
     /// A key that no other call returns, here or (but for a chance of 2^-64) elsewhere.
     pub fn next_key(&self) -> String {
         format!("{:016X}{:016X}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed))
