@@ -23,7 +23,7 @@ use crate::commit_log::{CommitLog, CommitLogConfig, PAGE_BYTES};
 use crate::io::block::BlockPool;
 use crate::io::disk::{Disk, StdDisk};
 use crate::io::host::free_bytes;
-use crate::io::log_file::{LogFile, WriteKind, ZeroBuffer};
+use crate::io::log_file::{LogFile, WriteKind, ZeroBuffer, sync_dir};
 use crate::io::task::{Signal, sleep, spawn};
 use crate::limits::{FLUSH_BYTES_MAX, SEGMENT_BYTES_MIN, UNSYNCED_BYTES_MAX};
 use crate::position::{PhysicalOffset, QueueOffset};
@@ -529,8 +529,8 @@ fn remove_unfinished(dir: &Path) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Makes durable what recovery read: the process before may have died between a write and its sync, and what is read is then
-/// confirmed and served.
+/// Makes durable what recovery read, names of segments too: the process before may have died between a change and its sync, and
+/// what is read is then confirmed and served.
 async fn sync_recovered(config: &LogShardConfig, recovered: &RecoveredLog) -> Result<(), LogError> {
     let end = recovered.end;
     let may_be_unsynced = |start: &&PhysicalOffset| {
@@ -543,7 +543,11 @@ async fn sync_recovered(config: &LogShardConfig, recovered: &RecoveredLog) -> Re
         file.sync().await.map_err(io_error)?;
         file.close().await;
     }
-    Ok(())
+    sync_dir(&config.dir).await.map_err(|source| LogError::Io {
+        action: "sync",
+        path: config.dir.clone(),
+        source,
+    })
 }
 
 /// Leaves word for recovery whether more than one flush may be lost.

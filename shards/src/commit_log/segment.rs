@@ -66,7 +66,7 @@ fn parse_name(name: &str, segment_bytes: u64) -> Option<PhysicalOffset> {
     let start: u64 = name.parse().ok()?;
     // One whole segment behind the start must still be a valid position.
     let end = start.checked_add(segment_bytes)?;
-    (start % segment_bytes == 0 && i64::try_from(end).is_ok()).then(|| PhysicalOffset::new(start))
+    (start.is_multiple_of(segment_bytes) && i64::try_from(end).is_ok()).then(|| PhysicalOffset::new(start))
 }
 
 #[cfg(test)]

@@ -1,0 +1,413 @@
+//! A disk that forgets: what a file holds now, and what of it would survive a power cut.
+//!
+//! Every operation that changes something is counted, and the machine can be told to stop at the n-th. After a kill the kernel still
+//! has all that was written. After a power cut each 512-byte sector that was written and not synced is there or not, by chance, in any
+//! order; of names that were changed and whose folder was not synced, some first part of the changes is there.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "offsets in a model that is held in memory fit in usize"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use shards::io::disk::{Disk, DiskFile};
+
+const PAGE_BYTES: usize = 4096;
+const SECTOR_BYTES: usize = 512;
+
+/// How a machine stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Kill,
+    PowerCut,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ModelDisk(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+pub(crate) struct ModelFile {
+    disk: ModelDisk,
+    id: usize,
+    boot: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: Vec<FileState>,
+    dirs: BTreeSet<PathBuf>,
+    live_names: BTreeMap<PathBuf, usize>,
+    durable_names: BTreeMap<PathBuf, usize>,
+    name_changes: Vec<NameChange>,
+    /// Changing operations since the last start.
+    operations: u64,
+    stop_at: Option<u64>,
+    is_off: bool,
+    /// Files opened before the last start are of no use any more.
+    boot: u64,
+}
+
+#[derive(Debug, Default)]
+struct FileState {
+    live: Image,
+    durable: Image,
+    unsynced: Vec<Change>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Bytes { offset: u64, bytes: Vec<u8> },
+    Len(u64),
+}
+
+#[derive(Clone, Debug)]
+enum NameChange {
+    Create { path: PathBuf, id: usize },
+    Remove { path: PathBuf },
+    Rename { from: PathBuf, to: PathBuf },
+}
+
+/// Sparse content of a file.
+#[derive(Clone, Debug, Default)]
+struct Image {
+    pages: BTreeMap<u64, Box<[u8; PAGE_BYTES]>>,
+    len: u64,
+}
+
+impl ModelDisk {
+    /// Lets the machine stop at its `operation`-th change from now on; the change itself may or may not happen.
+    pub(crate) fn stop_at(&self, operation: u64) {
+        let mut state = self.state();
+        state.operations = 0;
+        state.stop_at = Some(operation);
+    }
+
+    pub(crate) fn never_stop(&self) {
+        let mut state = self.state();
+        state.operations = 0;
+        state.stop_at = None;
+    }
+
+    /// Changes since [`Self::stop_at`] or [`Self::never_stop`].
+    pub(crate) fn operations(&self) -> u64 {
+        self.state().operations
+    }
+
+    pub(crate) fn is_off(&self) -> bool {
+        self.state().is_off
+    }
+
+    /// Starts the machine again after `stop`.
+    pub(crate) fn restart(&self, stop: Stop, random: &mut StdRng) {
+        let mut state = self.state();
+        state.is_off = false;
+        state.stop_at = None;
+        state.boot += 1;
+        if stop == Stop::PowerCut {
+            state.lose_power(random);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// The state, for a change. An error when the machine is off, or stops here: then the change has begun, for
+    /// [`Self::restart`] to decide about.
+    fn change(
+        &self,
+        begin: impl FnOnce(&mut State) -> io::Result<()>,
+        sync: impl FnOnce(&mut State),
+    ) -> io::Result<()> {
+        let mut state = self.state();
+        state.check_on()?;
+        state.operations += 1;
+        begin(&mut state)?;
+        if state.stop_at == Some(state.operations) {
+            state.is_off = true;
+            return state.check_on();
+        }
+        sync(&mut state);
+        Ok(())
+    }
+}
+
+impl State {
+    fn check_on(&self) -> io::Result<()> {
+        if self.is_off { Err(io::Error::other("the machine is off")) } else { Ok(()) }
+    }
+
+    fn change_name(&mut self, change: NameChange) -> io::Result<()> {
+        apply(&mut self.live_names, &change)?;
+        self.name_changes.push(change);
+        Ok(())
+    }
+
+    fn sync_names(&mut self, dir: &Path) {
+        for change in std::mem::take(&mut self.name_changes) {
+            if change.dir() == dir {
+                apply(&mut self.durable_names, &change).expect("changes are replayed in their order");
+            } else {
+                self.name_changes.push(change);
+            }
+        }
+    }
+
+    fn lose_power(&mut self, random: &mut StdRng) {
+        let changes = std::mem::take(&mut self.name_changes);
+        let kept = random.random_range(0..=changes.len());
+        for change in &changes[..kept] {
+            // One of another folder may build on one that is lost.
+            let _ = apply(&mut self.durable_names, change);
+        }
+        self.live_names = self.durable_names.clone();
+        for file in &mut self.files {
+            file.lose_power(random);
+        }
+    }
+}
+
+impl NameChange {
+    fn dir(&self) -> &Path {
+        let (Self::Create { path, .. } | Self::Remove { path } | Self::Rename { to: path, .. }) = self;
+        path.parent().unwrap()
+    }
+}
+
+fn apply(names: &mut BTreeMap<PathBuf, usize>, change: &NameChange) -> io::Result<()> {
+    match change {
+        NameChange::Create { path, id } => {
+            names.insert(path.clone(), *id);
+        }
+        NameChange::Remove { path } => {
+            names.remove(path);
+        }
+        NameChange::Rename { from, to } => {
+            assert_eq!(from.parent(), to.parent(), "the model renames within a folder");
+            let id = names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+            names.insert(to.clone(), id);
+        }
+    }
+    Ok(())
+}
+
+impl FileState {
+    fn lose_power(&mut self, random: &mut StdRng) {
+        // Nothing, everything, or each sector by chance.
+        let kept_of_four = match random.random_range(0..4) {
+            0 => 0,
+            1 => 4,
+            _ => random.random_range(1..4),
+        };
+        for change in std::mem::take(&mut self.unsynced) {
+            match change {
+                Change::Bytes { offset, bytes } => {
+                    let mut at = 0;
+                    while at < bytes.len() {
+                        let to_boundary = SECTOR_BYTES - (offset as usize + at) % SECTOR_BYTES;
+                        let end = bytes.len().min(at + to_boundary);
+                        if random.random_range(0..4) < kept_of_four {
+                            self.durable.write(offset + at as u64, &bytes[at..end]);
+                        }
+                        at = end;
+                    }
+                }
+                Change::Len(len) => {
+                    if random.random_range(0..4) < kept_of_four {
+                        self.durable.set_len(len);
+                    }
+                }
+            }
+        }
+        self.live = self.durable.clone();
+    }
+}
+
+impl Image {
+    fn set_len(&mut self, len: u64) {
+        if len < self.len {
+            let first_gone = len.div_ceil(PAGE_BYTES as u64);
+            self.pages.split_off(&first_gone);
+            if let Some(last) = self.pages.get_mut(&(len / PAGE_BYTES as u64)) {
+                last[(len % PAGE_BYTES as u64) as usize..].fill(0);
+            }
+        }
+        self.len = len;
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        self.len = self.len.max(offset + bytes.len() as u64);
+        let mut done = 0;
+        while done < bytes.len() {
+            let (page, skip) = place(offset + done as u64);
+            let part = (PAGE_BYTES - skip).min(bytes.len() - done);
+            let target = self.pages.entry(page).or_insert_with(|| Box::new([0; PAGE_BYTES]));
+            target[skip..skip + part].copy_from_slice(&bytes[done..done + part]);
+            done += part;
+        }
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> usize {
+        let wanted = (self.len.saturating_sub(offset)).min(buffer.len() as u64) as usize;
+        buffer[..wanted].fill(0);
+        let first = offset / PAGE_BYTES as u64;
+        for (page, bytes) in self.pages.range(first..) {
+            let page_start = page * PAGE_BYTES as u64;
+            let from = page_start.max(offset);
+            let to = (page_start + PAGE_BYTES as u64).min(offset + wanted as u64);
+            if from >= to {
+                break;
+            }
+            let skip = (from - page_start) as usize;
+            let length = (to - from) as usize;
+            let at = (from - offset) as usize;
+            buffer[at..at + length].copy_from_slice(&bytes[skip..skip + length]);
+        }
+        wanted
+    }
+}
+
+fn place(offset: u64) -> (u64, usize) {
+    (offset / PAGE_BYTES as u64, (offset % PAGE_BYTES as u64) as usize)
+}
+
+impl Disk for ModelDisk {
+    type File = ModelFile;
+
+    fn open(&self, path: &Path) -> io::Result<ModelFile> {
+        let state = self.state();
+        state.check_on()?;
+        let id = *state.live_names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        Ok(ModelFile { disk: self.clone(), id, boot: state.boot })
+    }
+
+    fn open_or_create(&self, path: &Path) -> io::Result<ModelFile> {
+        if !self.state().live_names.contains_key(path) {
+            self.change(
+                |state| {
+                    let id = state.files.len();
+                    state.files.push(FileState::default());
+                    state.change_name(NameChange::Create { path: path.to_owned(), id })
+                },
+                |_| {},
+            )?;
+        }
+        self.open(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
+        let state = self.state();
+        state.check_on()?;
+        let all = state.live_names.keys().chain(&state.dirs);
+        let inside = all.filter(|path| path.parent() == Some(dir));
+        let names: BTreeSet<_> = inside.map(|path| path.file_name().unwrap().to_owned()).collect();
+        Ok(names.into_iter().collect())
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        let state = self.state();
+        state.check_on()?;
+        Ok(state.live_names.contains_key(path) || state.dirs.contains(path))
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.check_on()?;
+        state.dirs.extend(dir.ancestors().map(Path::to_owned));
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        if !self.state().live_names.contains_key(path) {
+            return self.state().check_on();
+        }
+        self.change(|state| state.change_name(NameChange::Remove { path: path.to_owned() }), |_| {})
+    }
+
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let inside: Vec<_> =
+            self.state().live_names.keys().filter(|path| path.starts_with(dir)).cloned().collect();
+        for path in inside {
+            self.remove_file(&path)?;
+        }
+        let mut state = self.state();
+        state.dirs.retain(|path| !path.starts_with(dir));
+        state.check_on()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let change = NameChange::Rename { from: from.to_owned(), to: to.to_owned() };
+        self.change(|state| state.change_name(change), |_| {})
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.change(|_| Ok(()), |state| state.sync_names(dir))
+    }
+}
+
+impl ModelFile {
+    fn file<'s>(&self, state: &'s mut State) -> io::Result<&'s mut FileState> {
+        state.check_on()?;
+        assert_eq!(self.boot, state.boot, "a file from before the crash is used");
+        Ok(&mut state.files[self.id])
+    }
+
+    fn change(&self, change: Change) -> io::Result<()> {
+        self.disk.change(
+            |state| {
+                let file = self.file(state)?;
+                match &change {
+                    Change::Bytes { offset, bytes } => file.live.write(*offset, bytes),
+                    Change::Len(len) => file.live.set_len(*len),
+                }
+                file.unsynced.push(change);
+                Ok(())
+            },
+            |_| {},
+        )
+    }
+}
+
+impl DiskFile for ModelFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file(&mut self.disk.state())?.live.len)
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.change(Change::Len(bytes))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        Ok(self.file(&mut self.disk.state())?.live.read(offset, buffer))
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.change(Change::Bytes { offset, bytes: bytes.to_vec() })
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.disk.change(
+            |_| Ok(()),
+            |state| {
+                let file = &mut state.files[self.id];
+                for change in file.unsynced.drain(..) {
+                    match change {
+                        Change::Bytes { offset, bytes } => file.durable.write(offset, &bytes),
+                        Change::Len(len) => file.durable.set_len(len),
+                    }
+                }
+            },
+        )
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        self.disk.state().check_on()
+    }
+}
