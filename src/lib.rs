@@ -3,10 +3,12 @@
 //! `docs/ARCHITECTURE.md` tells the life of a send and of a pull, file by file.
 
 pub mod broker;
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod mesh;
 pub mod namesrv;
+pub mod node;
 pub mod processor;
 pub mod remoting;
 pub mod transport;

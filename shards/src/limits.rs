@@ -84,5 +84,5 @@ pub const PULL_BYTES_MAX: usize = 256 * 1024;
 pub const BATCH_MESSAGES_MAX: usize = 65_536;
 
 const _: () = assert!(RECORD_BYTES_MAX as u64 * 2 <= SEGMENT_BYTES_MIN);
-const _: () = assert!(FLUSH_BYTES_MAX % 4096 == 0);
+const _: () = assert!(FLUSH_BYTES_MAX.is_multiple_of(4096));
 const _: () = assert!(RECORD_BYTES_MAX < FRAME_BYTES_MAX);

@@ -86,6 +86,8 @@ impl StoreDir {
     pub fn open(root: &Path, wanted: &StoreSettings) -> Result<Self, StoreDirError> {
         let failed = |source| StoreDirError::Io { path: root.to_owned(), source };
         fs::create_dir_all(root).map_err(failed)?;
+        // The runtime opens nothing by a relative path.
+        let root = &fs::canonicalize(root).map_err(failed)?;
         let lock = lock(root)?;
         let found = Manifest::read(root)
             .map_err(failed)?

@@ -10,7 +10,6 @@ use shards::limits::REMARK_BYTES_MAX;
 
 use super::code::language;
 use super::frame::SerializeType;
-use super::request::Request;
 
 /// The version we report: 5.3.3. From 401 on, tools and clients treat a broker as able of the standard JSON route form, and
 /// mqadmin shows a 5.x broker.
@@ -25,15 +24,6 @@ pub struct ReplyTo {
     pub opaque: i32,
     pub serialize_type: SerializeType,
     pub oneway: bool,
-}
-
-impl ReplyTo {
-    /// How to answer `request`.
-    #[must_use]
-    pub fn of(request: &Request<'_>) -> Self {
-        let Request { opaque, serialize_type, .. } = *request;
-        Self { opaque, serialize_type, oneway: request.is_oneway() }
-    }
 }
 
 /// Writes a whole response frame except for its body: the caller appends exactly `body_bytes` bytes next.
@@ -193,6 +183,7 @@ fn escape(out: &mut BytesMut, text: &str) {
 mod tests {
     use super::*;
     use crate::remoting::frame::split_frame;
+    use crate::remoting::request::Request;
 
     const FORMS: [SerializeType; 2] = [SerializeType::Json, SerializeType::RocketMq];
 

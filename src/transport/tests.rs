@@ -25,7 +25,7 @@ struct EchoService {
 impl Service for EchoService {
     fn serve(&self, connection: &Rc<Connection>, frame: &Frame) -> Result<Option<Deferred>, HeaderError> {
         let request = Request::decode(frame)?;
-        let to = ReplyTo::of(&request);
+        let to = request.reply_to();
         match request.code {
             LARGE => {
                 let count: u32 = request.ext.parse("MiB")?;

@@ -1,0 +1,57 @@
+//! The command line: one file per command.
+
+pub mod check;
+pub mod cores;
+
+pub mod serve;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// RingMQ: a durable message broker that Apache RocketMQ clients talk to.
+///
+/// Start one with `ringmq serve`, then send a message with `ringmq send hello 'first message'` and read it with `ringmq receive
+/// hello`. RocketMQ clients use the printed name server address.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Cores(cores::Args),
+    Check(check::Args),
+}
+
+/// How a command prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For scripts.
+    Json,
+}
+
+impl Cli {
+    /// Runs the command that was typed; a failure is printed, with what to do.
+    pub fn run(self) -> ExitCode {
+        let result: Result<(), Box<dyn Error>> = match self.command {
+            Command::Serve(args) => serve::run(args).map_err(Into::into),
+            Command::Cores(args) => cores::run(args).map_err(Into::into),
+            Command::Check(args) => check::run(args).map_err(Into::into),
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("ringmq: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! `ringmq serve`: the broker and the name server in one process.
+
+use std::io::{IsTerminal, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use shards::io::host;
+use shards::store_dir::{StoreDir, StoreSettings};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::text::ConfigText;
+use crate::config::{Config, ConfigError, FlushDiskType};
+use crate::node::{Node, NodeError};
+
+/// How often the main thread looks for signals and for cores that have ended.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Runs broker and name server until SIGTERM or Ctrl-C.
+///
+/// Prints one line `ready …` with all addresses on standard output when it accepts connections; logs go to standard error
+/// (RINGMQ_LOG=debug for more). Flags override environment variables (RINGMQ_PORT, RINGMQ_FLUSH_DISK_TYPE …), which override
+/// the file.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example configuration (all keys are optional):
+
+  flushDiskType = \"SYNC_FLUSH\"
+  mappedFileSizeCommitLog = \"1GiB\"
+  [[core]]
+  cpu = 0
+  log = [0]                # shards whose CommitLog lives here
+  serve = [1]              # shards whose clients are served here
+  hot_tail = \"256MiB\"
+  [[core]]
+  cpu = 1
+  log = [1]
+  serve = [0]")]
+pub struct Args {
+    /// Configuration in TOML.
+    #[arg(long, value_name = "FILE", env = "RINGMQ_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+/// The flags that override the configuration file.
+#[derive(Debug, Default, clap::Args)]
+pub struct Overrides {
+    /// Folder of the store; made when missing [default: data].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Address to listen on, as clients will be told it [default: 127.0.0.1].
+    #[arg(long, value_name = "ADDR")]
+    pub host: Option<IpAddr>,
+    /// Port of shard 0; shard i listens on this plus i [default: 10911].
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Port of the name server [default: 9876].
+    #[arg(long)]
+    pub namesrv_port: Option<u16>,
+    /// Cores to use [default: all that the process may use].
+    #[arg(long)]
+    pub cores: Option<usize>,
+    /// Shards of a new store, fixed when it is made [default: one per core].
+    #[arg(long)]
+    pub shards: Option<u32>,
+    /// When a message is acknowledged: sync, after it is on the disk [default], or async, flushed every 500 ms.
+    #[arg(long)]
+    pub flush: Option<FlushDiskType>,
+}
+
+impl Overrides {
+    fn into_text(self) -> ConfigText {
+        ConfigText {
+            data: self.data,
+            host: self.host,
+            port: self.port,
+            namesrv_port: self.namesrv_port,
+            cores: self.cores,
+            shards: self.shards,
+            flush_disk_type: self.flush,
+            ..ConfigText::default()
+        }
+    }
+}
+
+/// Reads file, environment and flags, in this order.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn read_config(file: Option<PathBuf>, overrides: Overrides) -> Result<ConfigText, ConfigError> {
+    let text = file.map_or_else(|| Ok(ConfigText::default()), |path| ConfigText::from_file(&path))?;
+    Ok(text.override_by_environment(std::env::vars())?.override_by(overrides.into_text()))
+}
+
+/// Why serving ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// Serves until told to stop.
+///
+/// # Errors
+/// It cannot start, or a core ended.
+pub fn run(args: Args) -> Result<(), ServeError> {
+    let filter = EnvFilter::try_from_env("RINGMQ_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    end_process_on_panic();
+    let text = read_config(args.config, args.overrides)?;
+    let cpus = host::allowed_cpus()?;
+    let data = text.data_or_default();
+    let settings = StoreSettings {
+        shards: text.wanted_shards(),
+        shards_if_new: text.default_shards(&cpus),
+        segment_bytes: text.mapped_file_size_commit_log.map(|size| size.0),
+        node: text.node_name_or_default(),
+    };
+    let store = StoreDir::open(&data, &settings).map_err(NodeError::from)?;
+    let config = Config::resolve(text, store.shards(), &cpus)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut node = Node::start(config, store)?;
+    announce(&node)?;
+    while signals.pending().next().is_none() {
+        node.check()?;
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+    info!("stopping");
+    node.stop()?;
+    info!("stopped; nothing acknowledged is lost");
+    Ok(())
+}
+
+fn announce(node: &Node) -> std::io::Result<()> {
+    let addresses: Vec<_> =
+        node.addresses().iter().map(|(name, address)| format!("{name}={address}")).collect();
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "ready {}", addresses.join(" "))?;
+    out.flush()?;
+    let (_, name_server) = node.addresses().pop().expect("the name server is the last address");
+    eprintln!("Send a first message:  ringmq send hello 'first message' --namesrv {name_server}");
+    eprintln!("Read it:               ringmq receive hello --namesrv {name_server}");
+    Ok(())
+}
+
+/// A panic on any thread ends the process: what it leaves behind could neither be trusted nor be missed.
+fn end_process_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
+}
