@@ -14,6 +14,8 @@ pub mod pull;
 pub mod query;
 pub mod send;
 pub mod send_back;
+#[cfg(test)]
+mod tests;
 pub mod topic;
 pub mod upkeep;
 

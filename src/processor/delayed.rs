@@ -26,10 +26,7 @@ pub async fn deliver_delayed(cell: BrokerCell) {
     let changed = cell.borrow().delay.changed();
     while !cell.borrow().is_closed() {
         let now_ms = wall_clock_ms();
-        let due = cell.borrow().delay.due(now_ms);
-        if let Some(due) = due {
-            let read = read(&cell, &due).await;
-            deliver(&mut cell.borrow_mut(), &due, read, wall_clock_ms());
+        if deliver_due(&cell, now_ms).await {
             task::yield_if_needed().await;
             continue;
         }
@@ -42,6 +39,15 @@ pub async fn deliver_delayed(cell: BrokerCell) {
             }
         }
     }
+}
+
+/// Delivers some of what is due at `now_ms`; false when nothing is.
+pub(super) async fn deliver_due(cell: &BrokerCell, now_ms: i64) -> bool {
+    let due = cell.borrow().delay.due(now_ms);
+    let Some(due) = due else { return false };
+    let read = read(cell, &due).await;
+    deliver(&mut cell.borrow_mut(), &due, read, now_ms);
+    true
 }
 
 async fn read(cell: &BrokerCell, due: &Due) -> Result<GetResult, ReadError> {

@@ -312,7 +312,8 @@ pub async fn answer_overdue(cell: BrokerCell) {
     }
 }
 
-fn answer_due(cell: &BrokerCell, now: Instant) {
+/// Answers some of the pulls whose time is over at `now`.
+pub(super) fn answer_due(cell: &BrokerCell, now: Instant) {
     let broker = &mut *cell.borrow_mut();
     for _ in 0..OVERDUE_PER_TURN {
         let Some(pull) = broker.held_pulls.take_due(now) else { return };

@@ -5,7 +5,7 @@
 //! straight into the batch for the log core. Only a send that has to make its topic first waits; it is served again, from
 //! its frame, when the topic is durable.
 
-mod batch;
+pub(super) mod batch;
 mod stored_properties;
 
 use std::fmt::{self, Display};
