@@ -1,0 +1,13 @@
+//! The real `ringmq serve`, on free ports with a store of its own, and what must hold for its users: unmodified Java and Go
+//! clients, restarts, kills, hostile peers, a million messages.
+//!
+//! Tests with clients run side by side; tests that load the machine or count memory run alone (see `support`).
+
+mod go_clients;
+mod hostile;
+mod java_clients;
+mod kill;
+mod million;
+mod readme;
+mod restart;
+mod support;

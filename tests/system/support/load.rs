@@ -1,0 +1,210 @@
+//! Load with a memory: senders that note what was acknowledged, and a ledger that reads everything back.
+
+use std::collections::{BTreeMap, HashSet};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ringmq::client::{Client, OutMessage, Pull, Queue, TopicSpec};
+
+use super::await_until;
+use super::server::Server;
+
+/// Shortest body: sender, number and length.
+const BODY_BYTES_MIN: usize = 12;
+
+/// Who sent a message, and as which of its messages. Its body follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Id {
+    pub(crate) sender: u32,
+    pub(crate) number: u32,
+}
+
+impl Id {
+    /// The body of this message: its id and length, then bytes that differ from message to message.
+    fn body(self, bytes: usize) -> Vec<u8> {
+        let bytes = bytes.max(BODY_BYTES_MIN);
+        let mut body = Vec::with_capacity(bytes + 8);
+        body.extend(self.sender.to_be_bytes());
+        body.extend(self.number.to_be_bytes());
+        body.extend(u32::try_from(bytes).expect("a body is small").to_be_bytes());
+        let mut state = (u64::from(self.sender) << 32 | u64::from(self.number)) * 2 + 1;
+        while body.len() < bytes {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            body.extend((state ^ state >> 29).to_be_bytes());
+        }
+        body.truncate(bytes);
+        body
+    }
+
+    /// The message that has this body, if it is one of ours, whole.
+    fn of(body: &[u8]) -> Option<Self> {
+        let word = |at: usize| Some(u32::from_be_bytes(body.get(at..at + 4)?.try_into().expect("four bytes")));
+        let id = Self { sender: word(0)?, number: word(4)? };
+        (word(8)? as usize == body.len() && id.body(body.len()) == body).then_some(id)
+    }
+}
+
+/// An acknowledged message and the place that the answer named.
+#[derive(Clone, Copy, Debug)]
+struct Acked {
+    id: Id,
+    queue: usize,
+    offset: u64,
+}
+
+/// How much to send.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Amount {
+    pub(crate) senders: u32,
+    /// Number of the first sender; ids are never used twice.
+    pub(crate) first_sender: u32,
+    /// Messages of each sender; it stops earlier at the first error.
+    pub(crate) messages: u32,
+    /// Sizes of the bodies, in turn.
+    pub(crate) body_bytes: &'static [usize],
+}
+
+/// Senders at work, one message in flight each.
+pub(crate) struct Load {
+    senders: Vec<JoinHandle<Vec<Acked>>>,
+}
+
+impl Load {
+    pub(crate) fn start(namesrv: &str, queues: &[Queue], amount: Amount) -> Self {
+        let senders = (amount.first_sender..amount.first_sender + amount.senders).map(|sender| {
+            let (client, queues) = (Client::new(namesrv), queues.to_vec());
+            std::thread::spawn(move || send(client, &queues, sender, amount))
+        });
+        Self { senders: senders.collect() }
+    }
+
+    /// Waits for the senders and enters what they know.
+    pub(crate) fn enter_into(self, ledger: &mut Ledger) {
+        for sender in self.senders {
+            let acked = sender.join().expect("a sender panicked");
+            if let Some(last) = acked.last() {
+                let in_flight = Id { sender: last.id.sender, number: last.id.number + 1 };
+                ledger.in_flight.insert(in_flight);
+            }
+            ledger.acknowledged += acked.len() as u64;
+            for acked in acked {
+                let earlier = ledger.queues[acked.queue].expected.insert(acked.offset, acked.id);
+                assert_eq!(earlier, None, "two messages were acknowledged at one place: {acked:?}");
+            }
+        }
+    }
+}
+
+fn send(mut client: Client, queues: &[Queue], sender: u32, amount: Amount) -> Vec<Acked> {
+    let mut acked = Vec::new();
+    for number in 0..amount.messages {
+        let id = Id { sender, number };
+        let size = amount.body_bytes[number as usize % amount.body_bytes.len()];
+        let queue = (sender as usize + number as usize) % queues.len();
+        let key = format!("{sender:016X}{number:016X}");
+        let body = id.body(size);
+        match client.send(&queues[queue], "load", &OutMessage::new(&key, &body), now_ms()) {
+            Ok(receipt) => acked.push(Acked { id, queue, offset: receipt.queue_offset }),
+            // The server went away, or ends and says so.
+            Err(_) => break,
+        }
+    }
+    acked
+}
+
+#[derive(Default)]
+struct QueueLedger {
+    expected: BTreeMap<u64, Id>,
+    read_to: u64,
+}
+
+/// What the queues of a topic must hold.
+pub(crate) struct Ledger {
+    pub(crate) topic: Vec<Queue>,
+    queues: Vec<QueueLedger>,
+    /// Sent, but without an answer: may be there or not.
+    in_flight: HashSet<Id>,
+    seen: HashSet<Id>,
+    pub(crate) acknowledged: u64,
+}
+
+impl Ledger {
+    /// Creates the topic.
+    pub(crate) fn new(server: &Server, topic: &str, queues: u32) -> Self {
+        let mut client = server.client();
+        client.create_topic(TopicSpec { name: topic, queues }).expect("create a topic");
+        let mut topic_queues = Vec::new();
+        await_until("a route of the topic", Duration::from_secs(30), || {
+            topic_queues = client.publish_route(topic).expect("ask for a route").write_queues();
+            topic_queues.len() == (queues * server.settings().shards) as usize
+        });
+        let queues = topic_queues.iter().map(|_| QueueLedger::default()).collect();
+        Self { topic: topic_queues, queues, in_flight: HashSet::new(), seen: HashSet::new(), acknowledged: 0 }
+    }
+
+    /// Messages read so far.
+    pub(crate) fn read(&self) -> u64 {
+        self.queues.iter().map(|queue| queue.read_to).sum()
+    }
+
+    /// Forgets what was read, so that the next reading starts at the beginning.
+    pub(crate) fn rewind(&mut self) {
+        self.seen.clear();
+        for queue in &mut self.queues {
+            queue.read_to = 0;
+        }
+    }
+
+    /// Reads what was not read yet: queue offsets without a gap, every body whole, nothing twice, each acknowledged message at
+    /// its place, and besides those at most what was in flight.
+    pub(crate) fn verify(&mut self, server: &Server) {
+        let Self { topic, queues, in_flight, seen, .. } = self;
+        let read = std::thread::scope(|scope| {
+            let readers: Vec<_> = topic
+                .iter()
+                .zip(&*queues)
+                .map(|(queue, known)| scope.spawn(move || read_from(server.client(), queue, known.read_to)))
+                .collect();
+            readers.into_iter().map(|reader| reader.join().expect("a reader panicked")).collect::<Vec<_>>()
+        });
+        for ((queue, known), ids) in topic.iter().zip(queues).zip(read) {
+            for id in ids {
+                let offset = known.read_to;
+                match known.expected.get(&offset) {
+                    Some(&acked) => assert_eq!(acked, id, "{queue:?} at {offset}: not what was acknowledged there"),
+                    None => assert!(in_flight.contains(&id), "{queue:?} at {offset}: {id:?} was never sent so"),
+                }
+                assert!(seen.insert(id), "{queue:?} at {offset}: {id:?} is there twice");
+                known.read_to += 1;
+            }
+            if let Some((last, id)) = known.expected.last_key_value() {
+                let end = known.read_to;
+                assert!(*last < end, "{queue:?} ends at {end}; {id:?} was acknowledged at {last} and is lost");
+            }
+        }
+    }
+}
+
+/// The messages from `from` to the end of the queue, at offsets without a gap.
+fn read_from(mut client: Client, queue: &Queue, from: u64) -> Vec<Id> {
+    let end = client.max_offset(queue).expect("ask for the end of the queue");
+    let mut ids = Vec::new();
+    let mut next = from;
+    while next < end {
+        let pull = Pull { group: "reader", offset: next, messages_max: 32, subscription: "*", hold: None };
+        let pulled = client.pull(queue, &pull).expect("pull");
+        assert_eq!(pulled.code, 0, "{queue:?} at {next} of {end}: {pulled:?}");
+        for message in pulled.messages() {
+            let message = message.expect("a message that can be read");
+            assert_eq!(message.queue_offset, next, "{queue:?}: the offset that follows");
+            ids.push(Id::of(message.body).unwrap_or_else(|| panic!("{queue:?} at {next}: not a body that was sent")));
+            next += 1;
+        }
+    }
+    ids
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
+    i64::try_from(since.as_millis()).expect("fits for a long time")
+}

@@ -1,0 +1,240 @@
+//! A `ringmq serve` process: started, stopped, killed and started again on one store.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use ringmq::client::Client;
+use tempfile::TempDir;
+
+use super::disk_dir;
+
+/// How long a start or a stop may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Ports are looked for from here on: below those that the system gives to outgoing connections.
+const PORTS_FROM: u16 = 12_000;
+const PORTS_TO: u16 = 32_000;
+
+/// How to start it. Two shards on two cores unless told otherwise.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) shards: u32,
+    /// `spread` or `co-located`.
+    pub(crate) placement: &'static str,
+    /// `sync` or `async`.
+    pub(crate) flush: &'static str,
+    /// Size of a CommitLog file, MiB: small, so that tests cross from file to file.
+    pub(crate) segment_mib: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { shards: 2, placement: "spread", flush: "sync", segment_mib: 16 }
+    }
+}
+
+impl Settings {
+    pub(crate) const fn co_located(mut self) -> Self {
+        self.placement = "co-located";
+        self
+    }
+}
+
+/// A running server. Dropping it kills it; a failing test shows the end of its log first.
+pub(crate) struct Server {
+    settings: Settings,
+    dir: TempDir,
+    port: u16,
+    namesrv_port: u16,
+    process: Option<Child>,
+    starts: u32,
+}
+
+impl Server {
+    /// Starts a server with an empty store and waits until it is ready.
+    pub(crate) fn start(settings: Settings) -> Self {
+        let dir = tempfile::Builder::new().prefix("ringmq-").tempdir_in(disk_dir()).expect("make a folder");
+        let ports = free_ports(settings.shards as u16 + 1);
+        let mut server =
+            Self { settings, dir, port: ports + 1, namesrv_port: ports, process: None, starts: 0 };
+        server.start_again(settings);
+        server
+    }
+
+    /// Starts it on the store and the ports that it had, perhaps with other settings.
+    pub(crate) fn start_again(&mut self, settings: Settings) {
+        assert!(self.process.is_none(), "the server runs already");
+        self.settings = settings;
+        self.starts += 1;
+        let config = self.dir.path().join("ringmq.toml");
+        let mut text = String::new();
+        writeln!(text, "placement = \"{}\"", settings.placement).expect("writing to a string");
+        writeln!(text, "mappedFileSizeCommitLog = \"{}MiB\"", settings.segment_mib).expect("writing to a string");
+        std::fs::write(&config, text).expect("write the configuration");
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("open the log file");
+        let mut process = Command::new(env!("CARGO_BIN_EXE_ringmq"))
+            .arg("serve")
+            .arg("--config")
+            .arg(&config)
+            .arg("--data")
+            .arg(self.data())
+            .args(["--host", "127.0.0.1"])
+            .args(["--port", &self.port.to_string()])
+            .args(["--namesrv-port", &self.namesrv_port.to_string()])
+            .args(["--shards", &settings.shards.to_string()])
+            .args(["--flush", settings.flush])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("start ringmq");
+        let stdout = process.stdout.take().expect("standard output is a pipe");
+        self.process = Some(process);
+        self.await_ready(stdout);
+    }
+
+    /// The line `ready …` promises that connections are accepted.
+    fn await_ready(&mut self, stdout: impl std::io::Read + Send + 'static) {
+        let (ready, is_ready) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                // Nobody listens any more once the first line was seen; the pipe is still emptied.
+                let _ = ready.send(line);
+            }
+        });
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match is_ready.recv_timeout(left) {
+                Ok(line) if line.starts_with("ready") => return,
+                Ok(_) => {}
+                Err(error) => panic!("the server did not get ready ({error}); its log:\n{}", self.log_end()),
+            }
+        }
+    }
+
+    /// Address of the name server.
+    pub(crate) fn namesrv(&self) -> String {
+        format!("127.0.0.1:{}", self.namesrv_port)
+    }
+
+    /// Addresses of the shards, joined by commas.
+    pub(crate) fn brokers(&self) -> String {
+        let addresses: Vec<_> = (0..self.settings.shards).map(|shard| self.broker(shard)).collect();
+        addresses.join(",")
+    }
+
+    /// Address of one shard.
+    pub(crate) fn broker(&self, shard: u32) -> String {
+        format!("127.0.0.1:{}", u32::from(self.port) + shard)
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(&self.namesrv()).with_timeout(PATIENCE)
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// A folder of this test for whatever it needs besides.
+    pub(crate) fn scratch(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// Memory that it has resident, bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("read its status");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a process has VmRSS");
+        let kib: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
+        kib * 1024
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        let process = self.process.as_mut().expect("started");
+        process.try_wait().expect("ask for its state").is_none()
+    }
+
+    /// SIGTERM, and how it ended.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        let mut process = self.process.take().expect("started");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = process.try_wait().expect("ask for its state") {
+                return status;
+            }
+            if Instant::now() > deadline {
+                let _ = process.kill();
+                panic!("SIGTERM did not end the server; its log:\n{}", self.log_end());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// SIGKILL: no chance to write anything any more.
+    pub(crate) fn kill(&mut self) {
+        let mut process = self.process.take().expect("started");
+        process.kill().expect("kill");
+        process.wait().expect("wait for the end");
+    }
+
+    pub(crate) fn log_end(&self) -> String {
+        let log = std::fs::read(self.log_path()).unwrap_or_default();
+        String::from_utf8_lossy(&log[log.len().saturating_sub(6000)..]).into_owned()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("ringmq.log")
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.as_ref().expect("started").id()
+    }
+
+    /// By the program `kill`: the tests, too, have no `unsafe`.
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().expect("run kill");
+        assert!(status.success(), "kill -s {name} failed");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("end of the server's log after {} starts:\n{}", self.starts, self.log_end());
+        }
+    }
+}
+
+/// The first of `count` consecutive ports on which nobody listens. Different processes start at different places, and one
+/// process never looks at a port twice.
+fn free_ports(count: u16) -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let span = PORTS_TO - PORTS_FROM;
+    let start = u16::try_from(std::process::id() * 97 % u32::from(span)).expect("below a u16");
+    for _ in 0..1000 {
+        let step = NEXT.fetch_add(count, Ordering::Relaxed);
+        let first = PORTS_FROM + start.wrapping_add(step) % (span - count);
+        let listeners: Vec<_> =
+            (0..count).map_while(|i| TcpListener::bind(("127.0.0.1", first + i)).ok()).collect();
+        if listeners.len() == usize::from(count) {
+            return first;
+        }
+    }
+    panic!("no {count} free ports between {PORTS_FROM} and {PORTS_TO}");
+}
