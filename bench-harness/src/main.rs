@@ -8,7 +8,17 @@ use clap::{Parser, Subcommand};
 
 /// Measures brokers that speak RocketMQ's remoting protocol, RingMQ and the stock Java broker alike.
 #[derive(Parser, Debug)]
-#[command(name = "ringmq-bench", version, max_term_width = 110)]
+#[command(
+    name = "ringmq-bench",
+    version,
+    max_term_width = 110,
+    after_help = "Start here, with a broker and its name server on this machine:
+  ringmq-bench produce --duration 10s               throughput and latency, 64 requests under way
+  ringmq-bench produce --rate 3000 --duration 60s   latency at a fixed rate, stalls included
+  ringmq-bench consume                              read it all back
+  ringmq-bench e2e --rate 1000                      from the send to the receipt
+Each command's --help has more examples."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -161,9 +161,9 @@ mod tests {
         // One message each millisecond.
         let counts = || Counts { messages: clock.now_ns() / 1_000_000, errors: 0 };
         let observed = watch(clock, &plan, counts, || false);
-        assert!((0.89..1.5).contains(&observed.seconds), "{observed:?}");
+        assert!((0.85..1.7).contains(&observed.seconds), "{observed:?}");
         let rate = observed.messages as f64 / observed.seconds;
-        assert!((950.0..1050.0).contains(&rate), "{observed:?}");
+        assert!((800.0..1250.0).contains(&rate), "{observed:?}");
         assert_eq!(observed.per_second.len(), 1);
         assert!(observed.broker_resident_bytes_max > 0);
     }
