@@ -175,7 +175,7 @@ impl ColdReader {
         final_bytes: u64,
     ) -> Result<Bytes, ReadError> {
         let key = (name.clone(), index);
-        let flight = {
+        let (flight, read) = {
             let mut state = self.inner.state.borrow_mut();
             state.uses += 1;
             let uses = state.uses;
@@ -184,7 +184,7 @@ impl ColdReader {
                 return Ok(chunk.bytes.clone());
             }
             match state.flights.get(&key).filter(|flight| flight.final_bytes >= needed) {
-                Some(flight) => Rc::clone(flight),
+                Some(flight) => (Rc::clone(flight), None),
                 None => {
                     let flight = Rc::new(Flight {
                         final_bytes,
@@ -192,12 +192,17 @@ impl ColdReader {
                         waiting: RefCell::default(),
                     });
                     state.flights.insert(key.clone(), Rc::clone(&flight));
-                    // A task of its own: who asked may be gone before the read is done, and others wait for it.
-                    spawn(Rc::clone(&self.inner).read_chunk(key, Rc::clone(&flight), state.forgets));
-                    flight
+                    let inner = Rc::clone(&self.inner);
+                    let read = inner.read_chunk(key, Rc::clone(&flight), state.forgets);
+                    (flight, Some(read))
                 }
             }
         };
+        if let Some(read) = read {
+            // A task of its own: who asked may be gone before the read is done, and others wait for it. It begins at once, so that
+            // nothing may be borrowed here.
+            spawn(read);
+        }
         flight.landed().await
     }
 

@@ -47,6 +47,7 @@ impl DerivedBatch {
         self.new_queues.append(&mut later.new_queues);
         self.entries.append(&mut later.entries);
         self.keys.append(&mut later.keys);
+        assert!(later.covered.log_end >= self.covered.log_end, "batches come in log order");
         self.covered = later.covered;
     }
 }

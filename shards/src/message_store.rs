@@ -42,8 +42,6 @@ mod cold;
 mod get;
 mod hot_tail;
 mod log_reader;
-#[cfg(test)]
-mod tests;
 
 pub use cold::{ColdGet, ColdRecord};
 pub use get::{GetRequest, GetResult, GetStatus, QueueBounds, ReadError, TagFilter, TimeBoundary};
@@ -180,11 +178,13 @@ impl MessageStore {
             let block = self.reader.tail.borrow().block_at(at).cloned();
             at = match block {
                 Some(block) => self.dispatch_block(&block, at, &mut batch, arrived),
-                // The end of a file, which no record took.
+                // The end of a file, which no record took: the log goes on in the next file, with the next block.
                 None => {
                     let next = self.reader.tail.borrow().next_start(at);
                     let file_end = self.file_end(at);
-                    next.filter(|next| *next <= file_end).unwrap_or(file_end).min(committed.confirm_offset)
+                    let is_last = next.is_none() && committed.confirm_offset <= file_end;
+                    assert!(is_last || next == Some(file_end), "no block holds the record at {at}");
+                    file_end.min(committed.confirm_offset)
                 }
             };
             self.covered.log_end = at;
@@ -269,9 +269,7 @@ impl MessageStore {
         batch.covered = self.covered;
         self.dispatched_entries += batch.entries.len() as u64;
         self.unsent.append(&mut batch);
-        if self.unsent.covered.log_end > PhysicalOffset::ZERO
-            && let Err(back) = self.writer.try_write(std::mem::take(&mut self.unsent))
-        {
+        if let Err(back) = self.writer.try_write(std::mem::take(&mut self.unsent)) {
             self.unsent = back;
         }
     }
@@ -557,6 +555,7 @@ impl MessageStore {
     /// # Errors
     /// Something could not be written: the next start rebuilds it from the log.
     pub fn close(&mut self, exit: StoreExit) -> impl Future<Output = io::Result<()>> + 'static + use<> {
+        self.unsent.covered = self.covered;
         self.writer.close(std::mem::take(&mut self.unsent), exit == StoreExit::Clean)
     }
 }
