@@ -3,6 +3,7 @@
 //!
 //! Order of its positions: snapshot on the disk <= [`DerivedFiles::covered`], what is in the files <= what is durable in the log.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,8 @@ pub(crate) struct Covered {
 /// What was derived from a stretch of the log.
 #[derive(Debug, Default)]
 pub(crate) struct DerivedBatch {
+    /// Queues that were deleted before the stretch.
+    pub(crate) deleted: Vec<QueueHandle>,
     /// Queues that had no message before, in the order of their handles.
     pub(crate) new_queues: Vec<(QueueHandle, QueueName)>,
     pub(crate) entries: Vec<QueuedEntry>,
@@ -41,14 +44,36 @@ pub(crate) struct DerivedBatch {
 }
 
 impl DerivedBatch {
-    /// Appends a later batch.
-    pub(crate) fn append(&mut self, later: &mut Self) {
-        assert_eq!(later.keys_done, 0, "a batch that was begun is not merged");
-        self.new_queues.append(&mut later.new_queues);
-        self.entries.append(&mut later.entries);
-        self.keys.append(&mut later.keys);
-        assert!(later.covered.log_end >= self.covered.log_end, "batches come in log order");
-        self.covered = later.covered;
+    /// Whether it says nothing that the batches before, up to `covered`, did not say.
+    fn is_nothing(&self, covered: Covered) -> bool {
+        self.covered == covered && self.deleted.is_empty()
+    }
+}
+
+/// Batches that wait, in log order; joined where that changes nothing.
+#[derive(Debug, Default)]
+pub(crate) struct DerivedBacklog(VecDeque<DerivedBatch>);
+
+impl DerivedBacklog {
+    pub(crate) fn push(&mut self, mut batch: DerivedBatch) {
+        let Some(last) = self.0.back_mut() else { return self.0.push_back(batch) };
+        assert!(batch.covered.log_end >= last.covered.log_end, "batches come in log order");
+        if last.keys_done > 0 || !batch.deleted.is_empty() {
+            return self.0.push_back(batch);
+        }
+        last.new_queues.append(&mut batch.new_queues);
+        last.entries.append(&mut batch.entries);
+        last.keys.append(&mut batch.keys);
+        last.covered = batch.covered;
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<DerivedBatch> {
+        self.0.pop_front()
+    }
+
+    /// Puts back what [`Self::pop`] gave.
+    pub(crate) fn put_back(&mut self, batch: DerivedBatch) {
+        self.0.push_front(batch);
     }
 }
 
@@ -114,7 +139,14 @@ impl<D: Disk> DerivedFiles<D> {
     /// # Errors
     /// A file cannot be written; the call is to be repeated with the same batch.
     pub(crate) fn write(&mut self, batch: &mut DerivedBatch) -> io::Result<()> {
+        if batch.is_nothing(self.covered) {
+            return Ok(());
+        }
         self.is_changed = true;
+        while let Some(handle) = batch.deleted.last() {
+            self.queues.delete(&self.disk, *handle)?;
+            batch.deleted.pop();
+        }
         for (handle, name) in batch.new_queues.drain(..) {
             self.queues.add(handle, name);
         }
@@ -193,19 +225,6 @@ impl<D: Disk> DerivedFiles<D> {
         self.is_changed = true;
         self.queues.cut(&self.disk)?;
         self.index.cut()
-    }
-
-    /// Removes the files of queues. The snapshot is brought up to date at the next occasion; until then a crash brings the queues
-    /// back.
-    ///
-    /// # Errors
-    /// A folder cannot be removed.
-    pub(crate) fn delete_queues(&mut self, handles: &[QueueHandle]) -> io::Result<()> {
-        self.is_changed = true;
-        for handle in handles {
-            self.queues.delete(&self.disk, *handle)?;
-        }
-        Ok(())
     }
 
     /// Where records with a key are, newest first.

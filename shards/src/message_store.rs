@@ -28,7 +28,7 @@ use crate::consume_queue::files::QueuedEntry;
 use crate::consume_queue::selection::{self, Selected, select};
 use crate::consume_queue::table::{ConsumeQueue, QueueTable};
 use crate::consume_queue::{QueueHandle, QueueName};
-use crate::derived_files::{Covered, DerivedBatch};
+use crate::derived_files::{Covered, DerivedBacklog, DerivedBatch};
 use crate::dispatch::{derive, key_hash};
 use crate::index_file::KeyLookup;
 use crate::io::block::TailBlock;
@@ -121,10 +121,12 @@ pub struct MessageStore {
     queues: QueueTable,
     writer: SideWriter,
     recent_bytes: u64,
-    /// End of the records that were dispatched.
+    /// Everything before this is dispatched. At the end of a file it may be beyond the last record.
+    dispatched_end: PhysicalOffset,
+    /// The last record that was dispatched.
     covered: Covered,
     /// What was dispatched and could not be handed to the side thread yet.
-    unsent: DerivedBatch,
+    unsent: DerivedBacklog,
     dispatched_entries: u64,
 }
 
@@ -152,8 +154,9 @@ impl MessageStore {
             queues,
             writer,
             recent_bytes: config.recent_bytes,
-            covered: Covered { log_end: confirm_offset, ..covered },
-            unsent: DerivedBatch::default(),
+            dispatched_end: confirm_offset,
+            covered,
+            unsent: DerivedBacklog::default(),
             dispatched_entries: 0,
         }
     }
@@ -173,21 +176,19 @@ impl MessageStore {
         }
         self.reader.confirm_offset.set(committed.confirm_offset);
         let mut batch = DerivedBatch::default();
-        let mut at = self.covered.log_end;
-        while at < committed.confirm_offset {
+        while self.dispatched_end < committed.confirm_offset {
+            let at = self.dispatched_end;
             let block = self.reader.tail.borrow().block_at(at).cloned();
-            at = match block {
+            self.dispatched_end = match block {
                 Some(block) => self.dispatch_block(&block, at, &mut batch, arrived),
                 // The end of a file, which no record took: the log goes on in the next file, with the next block.
                 None => {
                     let next = self.reader.tail.borrow().next_start(at);
                     let file_end = self.file_end(at);
-                    let is_last = next.is_none() && committed.confirm_offset <= file_end;
-                    assert!(is_last || next == Some(file_end), "no block holds the record at {at}");
-                    file_end.min(committed.confirm_offset)
+                    assert_eq!(next, Some(file_end), "no block holds the record at {at}");
+                    file_end
                 }
             };
-            self.covered.log_end = at;
         }
         self.hand_over(batch);
         self.trim();
@@ -268,16 +269,19 @@ impl MessageStore {
     fn hand_over(&mut self, mut batch: DerivedBatch) {
         batch.covered = self.covered;
         self.dispatched_entries += batch.entries.len() as u64;
-        self.unsent.append(&mut batch);
-        if let Err(back) = self.writer.try_write(std::mem::take(&mut self.unsent)) {
-            self.unsent = back;
+        self.unsent.push(batch);
+        while let Some(batch) = self.unsent.pop() {
+            if let Err(batch) = self.writer.try_write(batch) {
+                self.unsent.put_back(batch);
+                return;
+            }
         }
     }
 
     fn trim(&mut self) {
         let mut tail = self.reader.tail.borrow_mut();
-        tail.trim(self.covered.log_end);
-        let tail_start = tail.start().unwrap_or(self.covered.log_end);
+        tail.trim(self.dispatched_end);
+        let tail_start = tail.start().unwrap_or(self.dispatched_end);
         self.queues.trim(tail_start.min(self.writer.written()));
     }
 
@@ -545,7 +549,7 @@ impl MessageStore {
         let deleted = self.queues.delete_topic(topic);
         if !deleted.is_empty() {
             self.reader.cold.forget_topic(&name);
-            self.writer.delete_queues(deleted);
+            self.hand_over(DerivedBatch { deleted, ..DerivedBatch::default() });
         }
     }
 
@@ -555,7 +559,6 @@ impl MessageStore {
     /// # Errors
     /// Something could not be written: the next start rebuilds it from the log.
     pub fn close(&mut self, exit: StoreExit) -> impl Future<Output = io::Result<()>> + 'static + use<> {
-        self.unsent.covered = self.covered;
         self.writer.close(std::mem::take(&mut self.unsent), exit == StoreExit::Clean)
     }
 }

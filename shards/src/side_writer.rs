@@ -12,8 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::consume_queue::QueueHandle;
-use crate::derived_files::{DerivedBatch, DerivedFiles};
+use crate::derived_files::{DerivedBacklog, DerivedBatch, DerivedFiles};
 use crate::index_file::{KeyLookup, Slots};
 use crate::io::disk::Disk;
 use crate::position::PhysicalOffset;
@@ -52,7 +51,6 @@ struct Progress {
 enum Request {
     WriteConfig { path: PathBuf, contents: Vec<u8>, done: flume::Sender<Result<(), ConfigWriteError>> },
     Find { lookup: KeyLookup, done: flume::Sender<io::Result<Vec<PhysicalOffset>>> },
-    DeleteQueues { queues: Vec<QueueHandle> },
     Close { is_clean: bool, done: flume::Sender<io::Result<()>> },
 }
 
@@ -109,7 +107,7 @@ impl SideWriter {
             batches: batches_in,
             requests: requests_in,
             progress: Arc::clone(&progress),
-            unwritten: DerivedBatch::default(),
+            unwritten: DerivedBacklog::default(),
             complained: None,
         };
         std::thread::Builder::new().name("side-writer".to_owned()).spawn(move || {
@@ -177,25 +175,19 @@ impl SideWriter {
         result.recv_async().await.map_err(|_| stopped())?
     }
 
-    /// Removes the files of queues.
-    pub(crate) fn delete_queues(&self, queues: Vec<QueueHandle>) {
-        // When the thread is gone or hopelessly behind, the files stay, and the queues come back at the next start.
-        if self.requests.try_send(Request::DeleteQueues { queues }).is_err() {
-            tracing::warn!("ConsumeQueue files of a deleted topic stay: the side thread does not keep up");
-        }
-    }
-
-    /// Writes all that was handed over and `last`, makes it durable and ends the thread; with `is_clean`, the next start need not
+    /// Writes all that was handed over, then `last`, makes it durable and ends the thread; with `is_clean`, the next start need not
     /// repair.
     pub(crate) fn close(
         &self,
-        last: DerivedBatch,
+        mut last: DerivedBacklog,
         is_clean: bool,
     ) -> impl Future<Output = io::Result<()>> + 'static + use<> {
         let (batches, requests) = (self.batches.clone(), self.requests.clone());
         async move {
             let stopped = || io::Error::other("the side thread has stopped already");
-            batches.send_async(last).await.map_err(|_| stopped())?;
+            while let Some(batch) = last.pop() {
+                batches.send_async(batch).await.map_err(|_| stopped())?;
+            }
             let (done, result) = flume::bounded(1);
             requests.send_async(Request::Close { is_clean, done }).await.map_err(|_| stopped())?;
             result.recv_async().await.map_err(|_| stopped())?
@@ -211,7 +203,7 @@ struct SideThread<D: Disk> {
     requests: flume::Receiver<Request>,
     progress: Arc<Progress>,
     /// Taken from `batches` and not completely in the files.
-    unwritten: DerivedBatch,
+    unwritten: DerivedBacklog,
     /// When a failing disk was last spoken of.
     complained: Option<Instant>,
 }
@@ -248,23 +240,20 @@ impl<D: Disk> SideThread<D> {
         }
     }
 
-    /// Takes what the serve core handed over, and writes it. One batch that failed is done first, and alone.
+    /// Takes what the serve core handed over, and writes it.
     fn write_batches(&mut self) -> io::Result<()> {
-        loop {
-            if self.unwritten.keys_done == 0 {
-                while let Ok(mut batch) = self.batches.try_recv() {
-                    self.unwritten.append(&mut batch);
-                }
+        for batch in self.batches.try_iter() {
+            self.unwritten.push(batch);
+        }
+        while let Some(mut batch) = self.unwritten.pop() {
+            if let Err(error) = self.files.write(&mut batch) {
+                self.unwritten.put_back(batch);
+                return Err(error);
             }
-            if self.unwritten.covered.log_end <= self.files.covered().log_end {
-                return Ok(());
-            }
-            self.files.write(&mut self.unwritten)?;
-            let entries = self.unwritten.entries.len() as u64;
-            self.unwritten = DerivedBatch::default();
-            self.progress.written_entries.fetch_add(entries, Ordering::Relaxed);
+            self.progress.written_entries.fetch_add(batch.entries.len() as u64, Ordering::Relaxed);
             self.progress.written.store(self.files.covered().log_end.get(), Ordering::Release);
         }
+        Ok(())
     }
 
     fn complain(&mut self, result: &io::Result<()>) {
@@ -301,10 +290,6 @@ impl<D: Disk> SideThread<D> {
                 }
                 Request::Find { lookup, done } => {
                     let _ = done.send(self.files.find(&lookup));
-                }
-                Request::DeleteQueues { queues } => {
-                    let result = self.files.delete_queues(&queues);
-                    self.complain(&result);
                 }
                 Request::Close { is_clean, done } => close = Some((is_clean, done)),
             }

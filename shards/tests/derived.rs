@@ -180,7 +180,7 @@ fn times_lead_to_the_messages_around_them() {
         for number in 0..10 {
             log.append_at("orders", 0, b"", b"old", at(number));
         }
-        log.commit();
+        log.end_block();
         let mut store = fixture::open(&root, MessageStoreConfig::default());
         for number in 10..20 {
             log.append_at("orders", 0, b"", b"new", at(number));
