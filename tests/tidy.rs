@@ -48,7 +48,8 @@ fn unsafe_stands_only_in_the_io_module_and_says_why_it_is_sound() {
 fn the_runtime_is_named_only_in_its_narrow_modules() {
     let mut wrong = String::new();
     for file in rust_files() {
-        let allowed = file.starts_with("shards/src/io/") || file == "shards/src/io.rs" || file == "src/transport.rs";
+        let allowed =
+            file.starts_with("shards/src/io/") || file == "shards/src/io.rs" || file == "src/transport.rs";
         for (index, line) in read(&file).lines().enumerate() {
             if !allowed && words(&code_of(line)).any(|word| word == "glommio") {
                 note(&mut wrong, &file, index, "names glommio");
@@ -64,7 +65,12 @@ fn every_file_has_a_head_a_telling_name_and_one_noun() {
     for file in rust_files() {
         let text = read(&file);
         if !text.starts_with("//!") {
-            note(&mut wrong, &file, 0, "does not open with `//!`: what it owns, where it lives, what it promises");
+            note(
+                &mut wrong,
+                &file,
+                0,
+                "does not open with `//!`: what it owns, where it lives, what it promises",
+            );
         }
         let lines = text.lines().count();
         if lines > LINES_MAX {
@@ -106,9 +112,12 @@ fn documents_name_files_that_exist() {
 
 #[test]
 fn no_file_names_a_folder_of_somebodys_machine() {
-    let places = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/tmp/", "wt"), concat!("/tmp/", "ref")];
+    let places =
+        [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/tmp/", "wt"), concat!("/tmp/", "ref")];
     let mut wrong = String::new();
-    for file in files_with(&["rs", "toml", "md", "java", "go", "mod", "sum", "xml", "sh", "json", "hex", "txt", ""]) {
+    for file in
+        files_with(&["rs", "toml", "md", "java", "go", "mod", "sum", "xml", "sh", "json", "hex", "txt", ""])
+    {
         for (index, line) in read(&file).lines().enumerate() {
             if let Some(place) = places.iter().find(|place| line.contains(**place)) {
                 note(&mut wrong, &file, index, &format!("names {place}"));
@@ -121,18 +130,25 @@ fn no_file_names_a_folder_of_somebodys_machine() {
 /// The checks above would see what they look for.
 #[test]
 fn the_checks_see_what_they_look_for() {
-    let table = "| module | may import |\n|---|---|\n| `low` | `shards::limits` |\n| `high` | `low`, `shards` |\n";
+    let table =
+        "| module | may import |\n|---|---|\n| `low` | `shards::limits` |\n| `high` | `low`, `shards` |\n";
     let [law] = &import_tables(table)[..] else { panic!("one table") };
     assert!(allowed(law, "low", "shards::limits::X"));
     assert!(!allowed(law, "low", "shards::append"));
     assert!(!allowed(law, "low", "high"));
-    assert!(allowed(law, "high", "low::deep") && allowed(law, "high", "shards::append") && allowed(law, "high", "high"));
+    assert!(
+        allowed(law, "high", "low::deep")
+            && allowed(law, "high", "shards::append")
+            && allowed(law, "high", "high")
+    );
     assert!(!allowed(law, "unlisted", "low"));
     assert_eq!(imports_of("use crate::low::{a, b}; // crate::not", "x"), ["low::"]);
     assert_eq!(imports_of("fn f(x: shards::append::B)", "x"), ["shards::append::B"]);
     assert_eq!(code_of("a(\"unsafe // \\\" b\"); // unsafe").trim(), "a();");
     assert_eq!(imports_of("use crate::{low, high::H};", "x"), ["low", "high::H"]);
-    assert!(looks_like_a_path("src/x.rs") && !looks_like_a_path("spread/co") && !looks_like_a_path("a b/c.rs"));
+    assert!(
+        looks_like_a_path("src/x.rs") && !looks_like_a_path("spread/co") && !looks_like_a_path("a b/c.rs")
+    );
 }
 
 type Law = BTreeMap<String, Vec<String>>;
@@ -149,7 +165,9 @@ fn import_tables(document: &str) -> Vec<Law> {
         } else if let (Some(law), false) = (&mut current, line.starts_with("|-")) {
             let mut columns = line.split('|').skip(1);
             let names = |column: Option<&str>| {
-                column.map(|text| in_backticks(text).map(str::to_owned).collect::<Vec<_>>()).unwrap_or_default()
+                column
+                    .map(|text| in_backticks(text).map(str::to_owned).collect::<Vec<_>>())
+                    .unwrap_or_default()
             };
             let module = names(columns.next()).remove(0);
             law.insert(module, names(columns.next()));
@@ -212,7 +230,9 @@ fn imports_of(line: &str, module: &str) -> Vec<String> {
             }
             let rest = &code[at + prefix.len()..];
             let items: Vec<&str> = match rest.strip_prefix('{') {
-                Some(list) => list.split('}').next().expect("split gives a part").split(',').map(str::trim).collect(),
+                Some(list) => {
+                    list.split('}').next().expect("split gives a part").split(',').map(str::trim).collect()
+                }
                 None => vec![rest],
             };
             for item in items {
@@ -254,12 +274,16 @@ fn in_backticks(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn links(line: &str) -> impl Iterator<Item = &str> {
-    line.split("](").skip(1).filter_map(|rest| rest.split(')').next()).filter(|target| !target.contains("://"))
+    line.split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next())
+        .filter(|target| !target.contains("://"))
 }
 
 fn looks_like_a_path(text: &str) -> bool {
     let known = [".rs", ".md", ".toml", ".java", ".go"].iter().any(|end| text.ends_with(end));
-    let below = ["src/", "shards/", "bench-harness/", "tests/", "docs/"].iter().any(|start| text.starts_with(start));
+    let below =
+        ["src/", "shards/", "bench-harness/", "tests/", "docs/"].iter().any(|start| text.starts_with(start));
     !text.contains(' ') && !text.contains('<') && text.contains('/') && (known || below)
 }
 
@@ -280,7 +304,8 @@ fn collect(folder: &Path, endings: &[&str], found: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder).expect("list a folder") {
         let path = entry.expect("list a folder").path();
         let name = path.file_name().expect("an entry has a name").to_string_lossy().into_owned();
-        let is_ours = name == ".ci" || !name.starts_with('.') && !["target", "data", "node_modules"].contains(&name.as_str());
+        let is_ours = name == ".ci"
+            || !name.starts_with('.') && !["target", "data", "node_modules"].contains(&name.as_str());
         if !is_ours {
             continue;
         }

@@ -1,6 +1,8 @@
-//! Requests of producers and consumers against a whole broker over a real store.
+//! Requests of producers, consumers and tools against a whole broker over a real store.
 
+mod clients_and_tools;
 mod pulling;
 mod retrying;
+mod running_shard;
 mod sending;
 mod shard;

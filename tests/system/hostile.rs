@@ -49,8 +49,13 @@ impl Witness {
                 let body = format!("witness {messages}");
                 let message = OutMessage::new(&body, body.as_bytes());
                 let receipt = client.send(&queue, "witness", &message, 0).expect("the witness sends");
-                let pull =
-                    Pull { group: "witness", offset: receipt.queue_offset, messages_max: 1, subscription: "*", hold: None };
+                let pull = Pull {
+                    group: "witness",
+                    offset: receipt.queue_offset,
+                    messages_max: 1,
+                    subscription: "*",
+                    hold: None,
+                };
                 let pulled = client.pull(&queue, &pull).expect("the witness pulls");
                 let found = pulled.messages().next().expect("a message").expect("a readable message");
                 assert_eq!(found.body, body.as_bytes());
@@ -66,7 +71,10 @@ impl Witness {
         self.stop.store(true, Ordering::Relaxed);
         let (messages, longest) = self.thread.join().expect("the witness was disturbed");
         println!("the witness sent and received {messages} messages, the slowest took {longest:?}");
-        assert!(messages > 0 && longest < Duration::from_secs(10), "the slowest of {messages} took {longest:?}");
+        assert!(
+            messages > 0 && longest < Duration::from_secs(10),
+            "the slowest of {messages} took {longest:?}"
+        );
     }
 }
 
@@ -115,7 +123,10 @@ fn malformed_frames_end_or_are_answered(address: &str) {
         ("length 0", 0_u32.to_be_bytes().to_vec()),
         ("length 3", [&3_u32.to_be_bytes()[..], &[0; 3]].concat()),
         ("header longer than the frame", [&8_u32.to_be_bytes()[..], &[0, 0, 1, 0], b"abcd"].concat()),
-        ("header of 16 MiB in a small frame", [&8_u32.to_be_bytes()[..], &[0, 0xFF, 0xFF, 0xFF], b"abcd"].concat()),
+        (
+            "header of 16 MiB in a small frame",
+            [&8_u32.to_be_bytes()[..], &[0, 0xFF, 0xFF, 0xFF], b"abcd"].concat(),
+        ),
         ("unknown serialise type", frame(9, b"{\"code\":105}", &[])),
         ("empty header", json("")),
         ("not JSON", json("hello")),
@@ -131,7 +142,10 @@ fn malformed_frames_end_or_are_answered(address: &str) {
         ("binary header with a remark of 2 GiB", frame(1, &binary_header(i32::MAX, 0, &[]), &[])),
         ("binary header with 2 GiB of fields", frame(1, &binary_header(0, i32::MAX, &[]), &[])),
         ("binary header with a negative key", frame(1, &binary_header(0, 6, &[0xFF, 0xFF, 0, 0, 0, 0]), &[])),
-        ("binary header with a negative value", frame(1, &binary_header(0, 7, &[0, 1, b'k', 0xFF, 0xFF, 0xFF, 0xFF]), &[])),
+        (
+            "binary header with a negative value",
+            frame(1, &binary_header(0, 7, &[0, 1, b'k', 0xFF, 0xFF, 0xFF, 0xFF]), &[]),
+        ),
         ("a TLS greeting", vec![0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xFC, 0x03, 0x03]),
         ("an HTTP request", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()),
     ];
@@ -159,7 +173,10 @@ fn random_bytes_do_no_harm(address: &str, seed: u64) {
         if random.random() {
             // A length that fits, so that the bytes reach the header decoders.
             let length = u32::try_from(bytes.len()).expect("small");
-            bytes.splice(0..0, [length.to_be_bytes(), [random.random_range(0..2), 0, 0, random.random()]].concat());
+            bytes.splice(
+                0..0,
+                [length.to_be_bytes(), [random.random_range(0..2), 0, 0, random.random()]].concat(),
+            );
         }
         let mut stream = connect(address);
         // The server may close while this is written.
@@ -171,7 +188,10 @@ fn random_bytes_do_no_harm(address: &str, seed: u64) {
 
 fn every_code_without_fields_is_answered_or_ends(address: &str) {
     for code in (0..420).chain([501, 700, 901, 1001, 32_767, 200_050, i32::MAX, -1, i32::MIN]) {
-        for fields in ["{}", "{\"topic\":\"\",\"queueId\":\"x\",\"consumerGroup\":\"\\u0001\",\"b\":\"a/b\",\"e\":\"-99999999999\"}"] {
+        for fields in [
+            "{}",
+            "{\"topic\":\"\",\"queueId\":\"x\",\"consumerGroup\":\"\\u0001\",\"b\":\"a/b\",\"e\":\"-99999999999\"}",
+        ] {
             let reaction = react(address, &request(code, 0, 7, fields, b"\x00\x01{[broken"));
             assert_ne!(reaction, Reaction::Nothing, "{address}: code {code} with {fields}");
         }
@@ -252,7 +272,9 @@ fn read_reaction(stream: &mut TcpStream) -> Reaction {
             stream.read_exact(&mut answer).expect("the rest of the answer");
             Reaction::Answered(answer)
         }
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Reaction::Nothing,
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            Reaction::Nothing
+        }
         Err(_) => Reaction::Ended,
     }
 }

@@ -16,7 +16,8 @@ const SENDERS: u32 = 16;
 #[test]
 fn every_acknowledged_message_survives_twenty_kills() {
     let _guard = alone();
-    let seed = std::env::var("RINGMQ_SEED").map_or(20_261_122, |seed| seed.parse().expect("RINGMQ_SEED is a number"));
+    let seed = std::env::var("RINGMQ_SEED")
+        .map_or(20_261_122, |seed| seed.parse().expect("RINGMQ_SEED is a number"));
     println!("RINGMQ_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut server = Server::start(Settings::default());

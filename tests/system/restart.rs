@@ -71,7 +71,10 @@ fn a_second_process_on_the_store_refuses() {
     let _guard = beside_others();
     let server = Server::start(Settings::default());
     let error = refused(&server, &["--shards", "2"]);
-    assert!(error.contains("lock") || error.contains("process"), "does not say that another process has it: {error}");
+    assert!(
+        error.contains("lock") || error.contains("process"),
+        "does not say that another process has it: {error}"
+    );
 }
 
 #[test]
@@ -80,7 +83,10 @@ fn another_shard_count_is_a_clear_error() {
     let mut server = Server::start(Settings::default());
     assert!(server.stop().success(), "SIGTERM");
     let error = refused(&server, &["--shards", "3"]);
-    assert!(error.contains("shard") && error.contains('2') && error.contains('3'), "does not name both: {error}");
+    assert!(
+        error.contains("shard") && error.contains('2') && error.contains('3'),
+        "does not name both: {error}"
+    );
 }
 
 /// Starts another process on the server's store and returns why it ended.

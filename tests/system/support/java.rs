@@ -7,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use super::program::{run, up_to_date};
 use super::{disk_dir, source};
 
-const HELP: &str = "The Java tests need a JDK (11 or newer) and Maven; `make tools` installs or names what is missing.";
+const HELP: &str =
+    "The Java tests need a JDK (11 or newer) and Maven; `make tools` installs or names what is missing.";
 
 /// A client version, compiled against.
 #[derive(Clone, Debug)]

@@ -38,7 +38,8 @@ impl Id {
 
     /// The message that has this body, if it is one of ours, whole.
     fn of(body: &[u8]) -> Option<Self> {
-        let word = |at: usize| Some(u32::from_be_bytes(body.get(at..at + 4)?.try_into().expect("four bytes")));
+        let word =
+            |at: usize| Some(u32::from_be_bytes(body.get(at..at + 4)?.try_into().expect("four bytes")));
         let id = Self { sender: word(0)?, number: word(4)? };
         (word(8)? as usize == body.len() && id.body(body.len()) == body).then_some(id)
     }
@@ -171,15 +172,22 @@ impl Ledger {
             for id in ids {
                 let offset = known.read_to;
                 match known.expected.get(&offset) {
-                    Some(&acked) => assert_eq!(acked, id, "{queue:?} at {offset}: not what was acknowledged there"),
-                    None => assert!(in_flight.contains(&id), "{queue:?} at {offset}: {id:?} was never sent so"),
+                    Some(&acked) => {
+                        assert_eq!(acked, id, "{queue:?} at {offset}: not what was acknowledged there")
+                    }
+                    None => {
+                        assert!(in_flight.contains(&id), "{queue:?} at {offset}: {id:?} was never sent so")
+                    }
                 }
                 assert!(seen.insert(id), "{queue:?} at {offset}: {id:?} is there twice");
                 known.read_to += 1;
             }
             if let Some((last, id)) = known.expected.last_key_value() {
                 let end = known.read_to;
-                assert!(*last < end, "{queue:?} ends at {end}; {id:?} was acknowledged at {last} and is lost");
+                assert!(
+                    *last < end,
+                    "{queue:?} ends at {end}; {id:?} was acknowledged at {last} and is lost"
+                );
             }
         }
     }
@@ -197,7 +205,10 @@ fn read_from(mut client: Client, queue: &Queue, from: u64) -> Vec<Id> {
         for message in pulled.messages() {
             let message = message.expect("a message that can be read");
             assert_eq!(message.queue_offset, next, "{queue:?}: the offset that follows");
-            ids.push(Id::of(message.body).unwrap_or_else(|| panic!("{queue:?} at {next}: not a body that was sent")));
+            ids.push(
+                Id::of(message.body)
+                    .unwrap_or_else(|| panic!("{queue:?} at {next}: not a body that was sent")),
+            );
             next += 1;
         }
     }

@@ -72,7 +72,10 @@ impl Scenarios {
                 panic!("{}: no answer from {waiting:?}{failures}", self.who);
             };
             waiting.retain(|name| *name != answer.scenario);
-            println!("{} {}: {} after {} ms {}", self.who, answer.scenario, answer.ok, answer.ms, answer.note);
+            println!(
+                "{} {}: {} after {} ms {}",
+                self.who, answer.scenario, answer.ok, answer.ms, answer.note
+            );
             if !answer.ok {
                 failures += &format!("\n{} after {} ms: {}", answer.scenario, answer.ms, answer.note);
             }

@@ -75,7 +75,8 @@ impl Server {
         let config = self.dir.path().join("ringmq.toml");
         let mut text = String::new();
         writeln!(text, "placement = \"{}\"", settings.placement).expect("writing to a string");
-        writeln!(text, "mappedFileSizeCommitLog = \"{}MiB\"", settings.segment_mib).expect("writing to a string");
+        writeln!(text, "mappedFileSizeCommitLog = \"{}MiB\"", settings.segment_mib)
+            .expect("writing to a string");
         std::fs::write(&config, text).expect("write the configuration");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("open the log file");
         let mut process = Command::new(env!("CARGO_BIN_EXE_ringmq"))
@@ -154,7 +155,8 @@ impl Server {
 
     /// Memory that it has resident, bytes.
     pub(crate) fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("read its status");
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("read its status");
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a process has VmRSS");
         let kib: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
         kib * 1024
@@ -204,7 +206,8 @@ impl Server {
 
     /// By the program `kill`: the tests, too, have no `unsafe`.
     fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().expect("run kill");
+        let status =
+            Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().expect("run kill");
         assert!(status.success(), "kill -s {name} failed");
     }
 }
