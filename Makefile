@@ -1,13 +1,13 @@
 # One verb per action. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run build tools test check fmt clippy deny tidy bench golden clean
+.PHONY: help run build tools test check fmt clippy deny tidy bench bench-java golden clean
 
 # Tests run optimised (recovery, kills and a million messages take too long otherwise), with assertions and overflow checks on.
 PROFILE := verify
 DATA := ./data
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 run: build ## build, start broker and name server with their data in ./data (DATA=…, ARGS=…)
 	@echo 'Send a first message, from another shell:'
@@ -41,6 +41,9 @@ tidy: ## the checks that need no broker: import law, SAFETY lines, heads, docume
 
 bench: build ## drive a RingMQ of its own for a few seconds and print the figures (ARGS=…)
 	@bench-harness/run $(ARGS)
+
+bench-java: build ## RingMQ and the stock Java broker in turn, results into bench-harness/results (ARGS=…)
+	@bench-harness/side-by-side $(ARGS)
 
 golden: tools ## capture the golden bytes anew from stock Java clients
 	tests/golden/capture/capture.sh

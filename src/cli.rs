@@ -2,8 +2,10 @@
 
 pub mod check;
 pub mod cores;
-
+pub mod receive;
+pub mod send;
 pub mod serve;
+pub mod topic;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -24,6 +26,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
+    Send(send::Args),
+    Receive(receive::Args),
+    Topic(topic::Args),
     Cores(cores::Args),
     Check(check::Args),
 }
@@ -43,6 +48,9 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let result: Result<(), Box<dyn Error>> = match self.command {
             Command::Serve(args) => serve::run(args).map_err(Into::into),
+            Command::Send(args) => send::run(args).map_err(Into::into),
+            Command::Receive(args) => receive::run(args).map_err(Into::into),
+            Command::Topic(args) => topic::run(args).map_err(Into::into),
             Command::Cores(args) => cores::run(args).map_err(Into::into),
             Command::Check(args) => check::run(args).map_err(Into::into),
         };
