@@ -6,9 +6,28 @@ use std::pin::pin;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-/// Starts `future` on this core, to run until it ends or the core stops.
+/// Starts `future` on this core, to run until it ends or the core stops. It begins when the caller has let go: glommio would run it
+/// up to its first wait at once, inside the caller's borrows.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
-    glommio::spawn_local(future).detach();
+    glommio::spawn_local(async move {
+        begin_later().await;
+        future.await;
+    })
+    .detach();
+}
+
+/// Ends at the second poll, and asks for it.
+async fn begin_later() {
+    let mut asked = false;
+    poll_fn(|context| {
+        if asked {
+            return Poll::Ready(());
+        }
+        asked = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Waits for `duration`; the core does other work meanwhile.
