@@ -169,15 +169,10 @@ impl<D: Disk> DerivedFiles<D> {
             return Ok(());
         }
         self.index.write_all()?;
-        let (mut files, mut dirs) = self.queues.unsynced();
-        let (index_files, index_dir) = self.index.unsynced();
-        files.extend_from_slice(index_files);
-        dirs.extend(index_dir.map(Path::to_owned));
+        let mut files: Vec<PathBuf> = self.queues.unsynced().cloned().collect();
+        files.extend_from_slice(self.index.unsynced());
         files.extend(self.unsynced_segments());
         self.disk.sync_files(&files)?;
-        for dir in dirs {
-            self.disk.sync_dir(&dir)?;
-        }
         self.positions().write(&self.disk, &self.dir)?;
         self.queues.synced();
         self.index.synced();

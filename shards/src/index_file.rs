@@ -81,7 +81,6 @@ pub(crate) struct IndexFiles<D: Disk> {
     full: Vec<IndexPosition>,
     current: Option<Current<D::File>>,
     unsynced: Vec<PathBuf>,
-    is_dir_unsynced: bool,
 }
 
 /// The file that takes new items.
@@ -131,7 +130,7 @@ impl<D: Disk> IndexFiles<D> {
             None => None,
         };
         let unsynced = current.iter().map(|current| current.path.clone()).collect();
-        Ok(Self { dir, layout, full: known, current, unsynced, is_dir_unsynced: true })
+        Ok(Self { dir, layout, full: known, current, unsynced })
     }
 
     /// Adds a key. It is in the file after [`Self::write_items`].
@@ -150,8 +149,6 @@ impl<D: Disk> IndexFiles<D> {
         if self.current.is_none() {
             let name = next_name(key.store_timestamp_ms, self.full.last().map(|full| full.name.as_str()));
             let current = Current::create(disk, &self.dir, layout, name)?;
-            self.is_dir_unsynced = true;
-            self.unsynced.push(current.path.clone());
             self.current = Some(current);
         }
         let current = self.current.as_mut().expect("made above");
@@ -180,15 +177,14 @@ impl<D: Disk> IndexFiles<D> {
         self.current.as_mut().map_or(Ok(()), Current::write_head)
     }
 
-    /// Files, and the folder if names in it changed, written since [`Self::synced`].
-    pub(crate) fn unsynced(&self) -> (&[PathBuf], Option<&Path>) {
-        (&self.unsynced, self.is_dir_unsynced.then_some(self.dir.as_path()))
+    /// Files written since [`Self::synced`].
+    pub(crate) fn unsynced(&self) -> &[PathBuf] {
+        &self.unsynced
     }
 
     /// All that [`Self::unsynced`] named is durable.
     pub(crate) fn synced(&mut self) {
         self.unsynced.clear();
-        self.is_dir_unsynced = false;
     }
 
     /// What a snapshot says of the files.

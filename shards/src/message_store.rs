@@ -271,7 +271,7 @@ impl MessageStore {
         self.dispatched_entries += batch.entries.len() as u64;
         self.unsent.push(batch);
         while let Some(batch) = self.unsent.pop() {
-            if let Err(batch) = self.writer.try_write(batch) {
+            if let Some(batch) = self.writer.try_write(batch) {
                 self.unsent.put_back(batch);
                 return;
             }

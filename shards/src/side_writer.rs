@@ -163,8 +163,8 @@ impl SideWriter {
     }
 
     /// Hands over a batch; gives it back while too many wait.
-    pub(crate) fn try_write(&self, batch: DerivedBatch) -> Result<(), DerivedBatch> {
-        self.batches.try_send(batch).map_err(flume::TrySendError::into_inner)
+    pub(crate) fn try_write(&self, batch: DerivedBatch) -> Option<DerivedBatch> {
+        self.batches.try_send(batch).err().map(flume::TrySendError::into_inner)
     }
 
     /// Looks up a key in the index, with everything that was handed over before. Error: the thread has stopped.

@@ -43,7 +43,6 @@ pub(crate) struct QueueFiles<D: Disk> {
     open: HashMap<(QueueHandle, u64), OpenFile<D::File>>,
     uses: u64,
     unsynced: BTreeSet<PathBuf>,
-    unsynced_dirs: BTreeSet<PathBuf>,
 }
 
 struct OpenFile<F> {
@@ -53,14 +52,7 @@ struct OpenFile<F> {
 
 impl<D: Disk> QueueFiles<D> {
     pub(crate) fn new(dir: &Path, queues: Vec<QueueState>) -> Self {
-        Self {
-            dir: dir.to_owned(),
-            queues,
-            open: HashMap::new(),
-            uses: 0,
-            unsynced: BTreeSet::new(),
-            unsynced_dirs: BTreeSet::new(),
-        }
+        Self { dir: dir.to_owned(), queues, open: HashMap::new(), uses: 0, unsynced: BTreeSet::new() }
     }
 
     pub(crate) fn queues(&self) -> &[QueueState] {
@@ -151,7 +143,6 @@ impl<D: Disk> QueueFiles<D> {
                 let file = disk.open_or_create(path)?;
                 if file.len()? != FILE_BYTES {
                     file.set_len(FILE_BYTES)?;
-                    self.unsynced_dirs.insert(dir.to_owned());
                 }
                 Ok(&place.insert(OpenFile { file, last_use: uses }).file)
             }
@@ -166,15 +157,14 @@ impl<D: Disk> QueueFiles<D> {
         self.open.retain(|_, open| open.last_use >= middle);
     }
 
-    /// Files and folders written since [`Self::synced`].
-    pub(crate) fn unsynced(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
-        (self.unsynced.iter().cloned().collect(), self.unsynced_dirs.iter().cloned().collect())
+    /// Files written since [`Self::synced`].
+    pub(crate) fn unsynced(&self) -> impl Iterator<Item = &PathBuf> {
+        self.unsynced.iter()
     }
 
     /// All that [`Self::unsynced`] named is durable.
     pub(crate) fn synced(&mut self) {
         self.unsynced.clear();
-        self.unsynced_dirs.clear();
     }
 
     /// Removes the files of a queue and remembers where its offsets go on.
@@ -188,7 +178,6 @@ impl<D: Disk> QueueFiles<D> {
         state.min = state.max;
         let dir = state.name.dir(&self.dir);
         self.unsynced.retain(|path| !path.starts_with(&dir));
-        self.unsynced_dirs.remove(&dir);
         disk.remove_dir_all(&dir)?;
         // The topic's folder goes with its last queue.
         let topic_dir = dir.parent().expect("a queue's folder is in its topic's folder");

@@ -1,6 +1,7 @@
 //! Files as recovery, the side thread and the tests see them: blocking, and behind a trait, so that the crash model can stand in
 //! for the kernel. Never used on a core while it serves: it blocks.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -38,16 +39,9 @@ pub trait Disk: Send + Sync {
     /// Makes the names in the folder durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
-    /// Makes the content of all these files durable; those that are gone do not matter.
+    /// Makes content and names of all these files, on one file system, durable; those that are gone do not matter.
     fn sync_files(&self, paths: &[PathBuf]) -> io::Result<()> {
-        for path in paths {
-            match self.open(path) {
-                Ok(file) => file.sync_data()?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        sync_one_by_one(self, paths)
     }
 
     /// The whole file, when it has at most `bytes_max`.
@@ -190,27 +184,32 @@ impl Disk for StdDisk {
     }
 
     fn sync_files(&self, paths: &[PathBuf]) -> io::Result<()> {
-        let Some((first, _)) = paths.split_at_checked(SYNCED_ONE_BY_ONE_MAX) else {
-            for path in paths {
-                match File::open(path) {
-                    Ok(file) => file.sync_data()?,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(error),
-                }
-            }
+        if paths.len() <= SYNCED_ONE_BY_ONE_MAX {
+            return sync_one_by_one(self, paths);
+        }
+        // Each file of its own is a commit of the file system's journal; all together are one. They are on one file system.
+        let Some(dir) = paths.iter().find_map(|path| File::open(path.parent()?).ok()) else {
             return Ok(());
         };
-        // Each file of its own is a commit of the file system's journal; all together are one.
-        for path in first.iter().filter_map(|path| path.parent()) {
-            let Ok(dir) = File::open(path) else { continue };
-            // SAFETY: the descriptor is open as long as `dir`, and the call takes no memory.
-            if unsafe { libc::syncfs(dir.as_raw_fd()) } == 0 {
-                return Ok(());
-            }
-            return Err(io::Error::last_os_error());
+        // SAFETY: the descriptor is open as long as `dir`, and the call takes no memory.
+        match unsafe { libc::syncfs(dir.as_raw_fd()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
         }
-        Ok(())
     }
+}
+
+fn sync_one_by_one<D: Disk + ?Sized>(disk: &D, paths: &[PathBuf]) -> io::Result<()> {
+    let mut dirs = BTreeSet::new();
+    for path in paths {
+        match disk.open(path) {
+            Ok(file) => file.sync_data()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        }
+        dirs.extend(path.parent());
+    }
+    dirs.into_iter().try_for_each(|dir| disk.sync_dir(dir))
 }
 
 fn missing_is_fine(result: io::Result<()>) -> io::Result<()> {
