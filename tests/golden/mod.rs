@@ -5,16 +5,16 @@
 use std::path::{Path, PathBuf};
 
 /// The folders of bytes that stock Java classes wrote.
-pub const JAVA_RELEASES: [&str; 2] = ["java-4.9.8", "java-5.5.0"];
+pub(crate) const JAVA_RELEASES: [&str; 2] = ["java-4.9.8", "java-5.5.0"];
 /// The folder of bytes that our encoders wrote, and that the Java classes were seen to read.
-pub const OURS: &str = "ringmq";
+pub(crate) const OURS: &str = "ringmq";
 
 fn file(folder: &str, name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder).join(format!("{name}.hex"))
 }
 
 /// The bytes of one file.
-pub fn read(folder: &str, name: &str) -> Vec<u8> {
+pub(crate) fn read(folder: &str, name: &str) -> Vec<u8> {
     let path = file(folder, name);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let digits: String = text.lines().filter(|line| !line.starts_with('#')).collect();
@@ -27,7 +27,7 @@ pub fn read(folder: &str, name: &str) -> Vec<u8> {
 }
 
 /// The bytes of all files of a folder whose name starts with `prefix`, by name.
-pub fn read_all(folder: &str, prefix: &str) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn read_all(folder: &str, prefix: &str) -> Vec<(String, Vec<u8>)> {
     let folder_path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder);
     let mut names: Vec<String> = std::fs::read_dir(&folder_path)
         .unwrap_or_else(|error| panic!("{}: {error}", folder_path.display()))
@@ -40,7 +40,7 @@ pub fn read_all(folder: &str, prefix: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Compares what our encoder writes with the file, or writes the file when the environment has `RINGMQ_WRITE_GOLDEN`.
-pub fn assert_is_golden(name: &str, bytes: &[u8]) {
+pub(crate) fn assert_is_golden(name: &str, bytes: &[u8]) {
     if std::env::var_os("RINGMQ_WRITE_GOLDEN").is_some() {
         let mut text = "# encoded by tests/golden_remoting.rs with RINGMQ_WRITE_GOLDEN=1; read by Java in tests/golden/capture\n".to_owned();
         for line in bytes.chunks(48) {

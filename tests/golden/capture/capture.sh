@@ -3,6 +3,7 @@
 # Needs a JDK and Maven. Called by `make golden`.
 set -eu
 cd "$(dirname "$0")"
+(cd ../../.. && RINGMQ_WRITE_GOLDEN=1 cargo test --quiet --test golden_remoting our_)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 for release in 5.5.0 4.9.8; do
