@@ -4,7 +4,11 @@
 //! what was placed and what was acknowledged, and checks after every recovery:
 //! - every acknowledged record is there, at the place and with the queue offset that its producer was told;
 //! - what is there is a first part of what was placed, with nothing else in between or behind;
-//! - queue offsets go on where they were, and no rest of a torn write ever comes back.
+//! - queue offsets go on where they were, and no rest of a torn write ever comes back;
+//! - after a recovery of the whole shard, the ConsumeQueues on the disk say exactly what the log does.
+//!
+//! Half of the histories recover the whole shard as a start does. The others recover the log alone, with a torn window as small as their
+//! flushes are, so that a crash that looks like damage would show.
 
 mod disk_model;
 
@@ -18,34 +22,50 @@ use shards::append::{AppendBatch, AppendOutcome, Placement};
 use shards::commit_log::scan::{ScanError, ScanLog, UNSYNCED_MARKER, cut, scan};
 use shards::commit_log::segment::{list_segments, segment_path};
 use shards::commit_log::{CommitLog, CommitLogConfig, PAGE_BYTES};
+use shards::index_file::IndexLayout;
 use shards::io::block::BlockPool;
 use shards::io::disk::{Disk, DiskFile};
 use shards::log_shard::RecoveredLog;
 use shards::position::{PhysicalOffset, QueueOffset};
 use shards::record::{RecordFields, RecordView};
+use shards::recovery::{ShardConfig, recover_shard};
 
 use disk_model::{ModelDisk, Stop};
 
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 250;
 const SEGMENT_BYTES: u64 = 96 << 10;
 const FLUSH_BYTES_MAX: usize = 16 << 10;
 const UNSYNCED_BYTES_MAX: u64 = 40 << 10;
 const RECORD_BODY_BYTES_MAX: usize = 30_000;
 const QUEUES: u32 = 3;
+/// So small that files fill up.
+const INDEX_LAYOUT: IndexLayout = IndexLayout { slots: 7, items: 20 };
+const ENTRY_BYTES: usize = 20;
 
 /// A record that was found, or whose place its producer was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
     id: u64,
     queue_id: u32,
+    bytes: u32,
     placement: Placement,
 }
+
+/// What is recovered after a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    Log,
+    Shard,
+}
+
+/// A record as the log was given it: its number, its queue, its size.
+type Given = (u64, u32, u32);
 
 /// What the outside world knows.
 #[derive(Debug, Default)]
 struct Oracle {
     /// All records that the log was given, in order, those that were lost with an unfinished write left out.
-    given: Vec<(u64, u32)>,
+    given: Vec<Given>,
     /// The first of them, as they were acknowledged: may not be lost in a kill.
     acknowledged: Vec<Known>,
     /// How many of those may not be lost in a power cut.
@@ -62,7 +82,7 @@ impl Oracle {
         };
         assert!(found.len() >= promised, "after {stop:?} {} records found, {promised} promised", found.len());
         assert!(found.len() <= self.given.len(), "more is found than was ever given");
-        let ids: Vec<_> = found.iter().map(|found| (found.id, found.queue_id)).collect();
+        let ids: Vec<_> = found.iter().map(|found| (found.id, found.queue_id, found.bytes)).collect();
         assert_eq!(ids, self.given[..found.len()], "what is found is the first part of what was given");
         let both = found.len().min(self.acknowledged.len());
         assert_eq!(found[..both], self.acknowledged[..both], "records are where their producers were told");
@@ -95,8 +115,57 @@ fn log_dir() -> PathBuf {
     PathBuf::from("/shard/commitlog")
 }
 
+/// Why a recovery ended: the disk refused, as it does when the machine stops, or the log is said to be damaged, which no crash may
+/// lead to.
+type Failed = Box<dyn std::error::Error>;
+
+fn recover(disk: &ModelDisk, scope: Scope) -> Result<(RecoveredLog, Vec<Known>), Failed> {
+    match scope {
+        Scope::Log => Ok(recover_log(disk)?),
+        Scope::Shard => {
+            let config = ShardConfig { segment_bytes: SEGMENT_BYTES, index: INDEX_LAYOUT };
+            let recovered = recover_shard(disk, Path::new("/shard"), &config, &mut |_| {})?;
+            let changes = disk.operations();
+            let (log, found) = recover_log(disk)?;
+            assert_eq!(disk.operations(), changes, "recovery leaves nothing to cut");
+            assert_eq!(recovered.log.end, log.end, "the log ends where recovery says");
+            check_consume_queues(disk, &found)?;
+            Ok((recovered.log, found))
+        }
+    }
+}
+
+/// Whether the ConsumeQueues on the disk hold an entry for each record that was found, and nothing more.
+fn check_consume_queues(disk: &ModelDisk, found: &[Known]) -> Result<(), Failed> {
+    for queue_id in 0..QUEUES {
+        let path = format!("/shard/consumequeue/topic/{queue_id}/00000000000000000000");
+        let entries = match disk.open(Path::new(&path)) {
+            Ok(file) => {
+                let mut bytes = vec![0; (found.len() + 10) * ENTRY_BYTES];
+                file.read_exact_at(&mut bytes, 0)?;
+                bytes
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        let mut entries = entries.chunks_exact(ENTRY_BYTES);
+        for record in found.iter().filter(|record| record.queue_id == queue_id) {
+            let mut expected = Vec::new();
+            expected.extend_from_slice(&record.placement.physical_offset.to_i64().to_be_bytes());
+            expected.extend_from_slice(&record.bytes.to_be_bytes());
+            expected.extend_from_slice(&i64::from(b'a').to_be_bytes());
+            assert_eq!(entries.next(), Some(&expected[..]), "an entry for each record");
+        }
+        assert!(
+            entries.all(|entry| *entry == [0; ENTRY_BYTES]),
+            "nothing behind the last entry of queue {queue_id}"
+        );
+    }
+    Ok(())
+}
+
 /// Reads the log as the production recovery does, and repairs it.
-fn recover(disk: &ModelDisk) -> Result<(RecoveredLog, Vec<Known>), ScanError> {
+fn recover_log(disk: &ModelDisk) -> Result<(RecoveredLog, Vec<Known>), ScanError> {
     let dir = log_dir();
     let segments = list_segments(disk, &dir, SEGMENT_BYTES)?;
     let marker = Path::new("/shard").join(UNSYNCED_MARKER);
@@ -133,6 +202,7 @@ fn known(record: &RecordView<'_>) -> Known {
     Known {
         id: u64::from_be_bytes(record.body()[..8].try_into().unwrap()),
         queue_id: record.queue_id(),
+        bytes: u32::try_from(record.total_size()).unwrap(),
         placement: Placement {
             queue_offset: record.queue_offset(),
             physical_offset: record.physical_offset(),
@@ -219,8 +289,8 @@ impl<'a> Process<'a> {
             let queue_id = self.random.random_range(0..QUEUES);
             let large = self.random.random_bool(0.1);
             let bytes_max = if large { RECORD_BODY_BYTES_MAX } else { 2000 };
-            let mut body =
-                vec![b'a' + u8::try_from(id % 26).unwrap(); self.random.random_range(8..bytes_max)];
+            let mut body = vec![0; self.random.random_range(8..bytes_max)];
+            body.fill(b'a' + u8::try_from(id % 26).unwrap());
             body[..8].copy_from_slice(&id.to_be_bytes());
             let host = "10.0.0.1:10911".parse().unwrap();
             let fields = RecordFields {
@@ -234,10 +304,10 @@ impl<'a> Process<'a> {
                 reconsume_times: 0,
                 prepared_transaction_offset: 0,
                 body: &body,
-                properties: b"TAGS\x01a\x02",
+                properties: b"TAGS\x01a\x02KEYS\x01k\x02",
             };
-            fields.encode(&mut records).unwrap();
-            self.oracle.given.push((id, queue_id));
+            let bytes = fields.encode(&mut records).unwrap();
+            self.oracle.given.push((id, queue_id, u32::try_from(bytes).unwrap()));
         }
         let now_ms = self.random.random_range(1..1000);
         self.log.append(AppendBatch { records: records.freeze(), count }, now_ms);
@@ -248,8 +318,8 @@ impl<'a> Process<'a> {
     fn learn(&mut self) {
         for outcome in self.log.take_committed().into_iter().flat_map(|committed| committed.outcomes) {
             let AppendOutcome::Placed(placement) = outcome else { panic!("{outcome:?}") };
-            let (id, queue_id) = self.oracle.given[self.oracle.acknowledged.len()];
-            self.oracle.acknowledged.push(Known { id, queue_id, placement });
+            let (id, queue_id, bytes) = self.oracle.given[self.oracle.acknowledged.len()];
+            self.oracle.acknowledged.push(Known { id, queue_id, bytes, placement });
         }
     }
 
@@ -258,7 +328,8 @@ impl<'a> Process<'a> {
             self.bound_unsynced()?;
         }
         let Some(plan) = self.log.plan_flush() else { return Ok(()) };
-        let mut buffer = vec![0xEE; plan.bytes];
+        let mut buffer = vec![0; plan.bytes];
+        buffer.fill(0xEE);
         self.log.fill(&plan, &mut buffer);
         let file = self.disk.open(&segment_path(&log_dir(), plan.segment))?;
         file.write_all_at(&buffer, plan.file_offset())?;
@@ -315,26 +386,27 @@ fn restart_and_recover(
     disk: &ModelDisk,
     random: &mut StdRng,
     oracle: &mut Oracle,
+    scope: Scope,
     mut stop: Stop,
 ) -> RecoveredLog {
     loop {
         disk.restart(stop, random);
         if random.random_bool(0.5) {
-            disk.stop_at(random.random_range(1..6));
+            disk.stop_at(random.random_range(1..if scope == Scope::Log { 6 } else { 60 }));
         } else {
             disk.never_stop();
         }
-        match recover(disk) {
+        match recover(disk, scope) {
             Ok((recovered, found)) => {
                 oracle.check(&found, stop);
                 return recovered;
             }
-            Err(ScanError::Io { .. }) if disk.is_off() => {
+            Err(_) if disk.is_off() => {
                 let next = random_stop(random);
                 // Whichever was worse decides what may be missing.
                 stop = if stop == Stop::PowerCut { stop } else { next };
             }
-            Err(error) => panic!("recovery refuses a log that only a crash touched: {error}"),
+            Err(failed) => panic!("recovery refuses a log that only a crash touched: {failed}"),
         }
     }
 }
@@ -351,15 +423,15 @@ fn history(seed: u64, operation: Option<u64>) -> u64 {
     disk.create_dir_all(&log_dir()).unwrap();
     let mut oracle = Oracle::default();
     let is_async = random.random_bool(0.4);
+    let scope = if random.random_bool(0.5) { Scope::Log } else { Scope::Shard };
     let steps = random.random_range(4..30);
 
     match operation {
         Some(operation) => disk.stop_at(operation),
         None => disk.never_stop(),
     }
-    let (empty, _) = recover(&disk).unwrap();
     let first_life = |random: &mut StdRng, oracle: &mut Oracle| {
-        Process::open(&disk, random, oracle, empty, is_async)?.work(steps)
+        Process::open(&disk, random, oracle, RecoveredLog::default(), is_async)?.work(steps)
     };
     let ended = first_life(&mut random, &mut oracle);
     let operations = disk.operations();
@@ -369,7 +441,7 @@ fn history(seed: u64, operation: Option<u64>) -> u64 {
     let mut random = StdRng::seed_from_u64(seed ^ operation.unwrap_or(0) << 32);
     for _ in 0..3 {
         let stop = random_stop(&mut random);
-        let recovered = restart_and_recover(&disk, &mut random, &mut oracle, stop);
+        let recovered = restart_and_recover(&disk, &mut random, &mut oracle, scope, stop);
         let is_async = random.random_bool(0.4);
         let steps = random.random_range(0..12);
         let life = |random: &mut StdRng, oracle: &mut Oracle| {
@@ -385,7 +457,7 @@ fn history(seed: u64, operation: Option<u64>) -> u64 {
         let ended = life(&mut random, &mut oracle);
         assert_eq!(ended.is_err(), disk.is_off(), "nothing fails but the machine: {ended:?}");
     }
-    let recovered = restart_and_recover(&disk, &mut random, &mut oracle, Stop::PowerCut);
+    let recovered = restart_and_recover(&disk, &mut random, &mut oracle, scope, Stop::PowerCut);
     assert_eq!(recovered.end.get() % PAGE_BYTES as u64, recovered.tail_page.len() as u64);
     operations
 }

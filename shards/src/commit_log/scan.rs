@@ -247,7 +247,10 @@ impl<'a, D: Disk> LogReader<'a, D> {
                 self.file = Some((segment, file));
             }
             let (_, file) = self.file.as_ref().expect("opened above");
-            self.buffer.resize(bytes, 0);
+            if self.buffer.len() < bytes {
+                self.buffer = vec![0; bytes];
+            }
+            self.buffer.truncate(bytes);
             self.buffer_start = at;
             file.read_exact_at(&mut self.buffer, at.since(segment))
         };

@@ -305,9 +305,10 @@ impl Disk for ModelDisk {
     fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
         let state = self.state();
         state.check_on()?;
+        // A folder whose removal was lost is there again as soon as one of its files is.
         let all = state.live_names.keys().chain(&state.dirs);
-        let inside = all.filter(|path| path.parent() == Some(dir));
-        let names: BTreeSet<_> = inside.map(|path| path.file_name().unwrap().to_owned()).collect();
+        let inside = all.filter_map(|path| path.strip_prefix(dir).ok()?.components().next());
+        let names: BTreeSet<_> = inside.map(|name| name.as_os_str().to_owned()).collect();
         Ok(names.into_iter().collect())
     }
 
