@@ -86,3 +86,67 @@ impl Signal {
         .await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::io::executor::{CoreSpec, start_core, write_probe_file};
+    use crate::io::host;
+
+    fn on_a_core<F: Future<Output = ()> + 'static>(main: impl FnOnce() -> F + Send + 'static) {
+        let folder = tempfile::tempdir_in(".").unwrap();
+        let spec = CoreSpec {
+            name: "core-under-test".to_owned(),
+            cpu: host::allowed_cpus().unwrap()[0],
+            ring_depth: 64,
+            spin: Duration::ZERO,
+            locked_memory_bytes: 1 << 20,
+            probe_file: write_probe_file(folder.path()).unwrap(),
+        };
+        let (report, ended) = mpsc::channel();
+        let core = start_core(spec, move || async move {
+            main().await;
+            report.send(()).unwrap();
+        });
+        ended.recv_timeout(Duration::from_secs(20)).expect("the test ends");
+        core.unwrap().join().unwrap().unwrap();
+    }
+
+    /// The story: a request handler that held its state borrowed started a task for the rest of the answer. The runtime ran the
+    /// task at once, inside the call, and its own borrow failed and ended the process.
+    #[test]
+    fn a_task_begins_only_after_whoever_started_it_has_let_go() {
+        on_a_core(|| async {
+            let state = Rc::new(RefCell::new(1));
+            let done = Rc::new(Signal::default());
+            {
+                let mut held = state.borrow_mut();
+                let (state, done) = (Rc::clone(&state), Rc::clone(&done));
+                spawn(async move {
+                    *state.borrow_mut() *= 10;
+                    done.raise();
+                });
+                *held += 1;
+            }
+            done.wait().await;
+            assert_eq!(*state.borrow(), 20);
+        });
+    }
+
+    #[test]
+    fn a_wait_with_a_limit_ends_by_the_signal_or_by_the_limit() {
+        on_a_core(|| async {
+            let signal = Rc::new(Signal::default());
+            assert!(!signal.wait_at_most(Duration::from_millis(1)).await);
+            let raised = Rc::clone(&signal);
+            spawn(async move { raised.raise() });
+            assert!(signal.wait_at_most(Duration::from_secs(60)).await);
+            signal.raise();
+            assert!(signal.wait_at_most(Duration::ZERO).await, "raised before");
+            assert!(!signal.wait_at_most(Duration::from_millis(1)).await, "and lowered by the wait");
+        });
+    }
+}
