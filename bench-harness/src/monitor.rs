@@ -69,6 +69,7 @@ pub fn watch(
     let mut begin = read();
     let mut in_warmup = !watch.warmup.is_zero();
     let mut before = begin.messages;
+    let mut last_broker = begin.broker;
     for second in 1.. {
         let tick = Duration::from_secs(second);
         if in_warmup && watch.warmup <= tick {
@@ -79,8 +80,12 @@ pub fn watch(
         let stop = watch.end.unwrap_or(Duration::MAX).min(tick);
         wait_until(clock.instant_at(duration_ns(stop)), &is_finished);
         let now = counts();
-        observed.broker_resident_bytes_max =
-            observed.broker_resident_bytes_max.max(usage_of(&watch.broker_pids).resident_bytes);
+        let broker = usage_of(&watch.broker_pids);
+        // A broker that was killed meanwhile has used what it had used a second ago.
+        if broker.cpu_seconds >= last_broker.cpu_seconds {
+            last_broker = broker;
+        }
+        observed.broker_resident_bytes_max = observed.broker_resident_bytes_max.max(broker.resident_bytes);
         let ended = is_finished() || watch.end.is_some_and(|end| end <= tick);
         if clock.now_ns() >= duration_ns(tick) {
             observed.per_second.push(now.messages - before);
@@ -95,7 +100,8 @@ pub fn watch(
     progress.clear();
     observed.seconds = (end.at - begin.at).as_secs_f64();
     observed.messages = end.messages - begin.messages;
-    observed.broker_cpu_seconds = end.broker.cpu_seconds - begin.broker.cpu_seconds;
+    let broker_cpu_seconds = end.broker.cpu_seconds.max(last_broker.cpu_seconds);
+    observed.broker_cpu_seconds = broker_cpu_seconds - begin.broker.cpu_seconds;
     observed.own_cpu_seconds = end.own.cpu_seconds - begin.own.cpu_seconds;
     observed
 }
