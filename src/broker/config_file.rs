@@ -130,3 +130,113 @@ pub fn load_file<E: std::fmt::Display>(
     }
     Err(ConfigFileError::Malformed { path: path.to_owned(), reason: error.to_string() })
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::{block_on, poll_once};
+    use shards::io::disk::StdDisk;
+    use shards::limits::SEGMENT_BYTES_MIN;
+    use shards::recovery::{ShardConfig, recover_shard};
+
+    use super::*;
+
+    /// A table that is nothing but its generation, and its file.
+    struct Table {
+        generation: Cell<u64>,
+        encoded: Cell<u32>,
+        file: Rc<ConfigFile>,
+        folder: tempfile::TempDir,
+    }
+
+    impl Table {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::create_dir(folder.path().join("config")).unwrap();
+            let config = ShardConfig::new(SEGMENT_BYTES_MIN);
+            let recovered = recover_shard(&StdDisk, folder.path(), &config, &mut |_| {}).unwrap();
+            let writer = SideWriter::start(StdDisk, recovered.side).unwrap();
+            let file = ConfigFile::new(folder.path().join("config/table.json"), writer);
+            Self { generation: Cell::new(0), encoded: Cell::new(0), file, folder }
+        }
+
+        /// Changes the table, and gives the wait for that change.
+        fn change(&self) -> impl Future<Output = Result<(), ConfigWriteError>> {
+            self.generation.set(self.generation.get() + 1);
+            self.file.hold(self.generation.get(), || {
+                self.encoded.set(self.encoded.get() + 1);
+                (self.generation.get(), self.generation.get().to_string().into_bytes())
+            })
+        }
+
+        fn on_disk(&self) -> String {
+            std::fs::read_to_string(self.folder.path().join("config/table.json")).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_change_is_on_the_disk_when_its_wait_ends() {
+        let table = Table::new();
+        assert!(table.file.holds(0) && !table.file.holds(1));
+        block_on(table.change()).unwrap();
+        assert!(table.file.holds(1) && !table.file.holds(2));
+        assert_eq!(table.on_disk(), "1");
+    }
+
+    #[test]
+    fn changes_that_come_during_a_write_share_the_next() {
+        let table = Table::new();
+        let mut waits: Vec<_> = (0..100).map(|_| Box::pin(table.change())).collect();
+        for wait in &mut waits {
+            let _ = block_on(poll_once(wait));
+        }
+        let late = table.change();
+        for wait in waits {
+            if !table.file.holds(100) {
+                block_on(wait).unwrap();
+            }
+        }
+        block_on(late).unwrap();
+        assert_eq!(table.on_disk(), "101");
+        assert!(table.encoded.get() <= 3, "{} writes", table.encoded.get());
+    }
+
+    #[test]
+    fn whoever_waits_goes_on_when_the_one_that_writes_gives_up() {
+        let table = Table::new();
+        let mut first = Box::pin(table.change());
+        let mut second = Box::pin(table.change());
+        let _ = block_on(poll_once(&mut first));
+        let _ = block_on(poll_once(&mut second));
+        drop(first);
+        block_on(second).unwrap();
+        assert_eq!(table.on_disk(), "2");
+    }
+
+    #[test]
+    fn a_write_that_fails_is_told_and_tried_again_by_the_next() {
+        let table = Table::new();
+        let config = table.folder.path().join("config");
+        std::fs::remove_dir(&config).unwrap();
+        std::fs::write(&config, "in the way").unwrap();
+        assert!(block_on(table.change()).is_err());
+        std::fs::remove_file(&config).unwrap();
+        std::fs::create_dir(&config).unwrap();
+        block_on(table.change()).unwrap();
+        assert_eq!(table.on_disk(), "2");
+    }
+
+    #[test]
+    fn a_damaged_file_gives_way_to_the_one_before_it_and_two_damaged_ones_stop_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("topics.json");
+        let load = |contents: &[u8]| {
+            if contents.starts_with(b"{") { Ok(()) } else { Err("not an object") }
+        };
+        load_file(&path, load).expect("no file is no error");
+        std::fs::write(&path, "garbage").unwrap();
+        let error = load_file(&path, load).unwrap_err();
+        assert!(error.to_string().contains("topics.json"), "{error}");
+        std::fs::write(folder.path().join("topics.json.bak"), "{}").unwrap();
+        load_file(&path, load).expect("the version before is good");
+    }
+}

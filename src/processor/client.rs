@@ -2,6 +2,7 @@
 //! GET_CONSUMER_LIST_BY_GROUP, CHECK_CLIENT_CONFIG; and what follows when one is gone.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::rc::Rc;
 
@@ -151,7 +152,10 @@ pub fn consumer_list(call: &Call<'_, '_>) -> Result<Served, Refusal> {
         let remark = format!("no consumer for this group, {}", header.consumer_group);
         return Err(Refusal::new(response::SYSTEM_ERROR, remark));
     };
-    let consumer_id_list = group.members().map(|member| member.client_id.clone()).collect();
+    // A client that has come back while its old connection is not known to be dead counts once: otherwise the others would
+    // leave it two shares of the queues, of which it takes one.
+    let client_ids: BTreeSet<&str> = group.members().map(|member| member.client_id.as_str()).collect();
+    let consumer_id_list = client_ids.into_iter().map(str::to_owned).collect();
     call.ok(&[], &fastjson::write(&ConsumerList { consumer_id_list }))
 }
 

@@ -108,6 +108,24 @@ fn members_hear_of_each_other_and_the_retry_topic_is_there() {
     });
 }
 
+/// The old connection of a client whose network was cut lives on here until it is idle for two minutes.
+#[test]
+fn a_client_that_came_back_on_a_new_connection_is_listed_once() {
+    on_core(async |dir| {
+        let shard = RunningShard::open(&dir).await;
+        let (before, after) = (shard.client(), shard.client());
+        for client in [&before, &after] {
+            client.ask(request::HEART_BEAT, &[], &heartbeat("c1", "g", "T")).await;
+        }
+        let list = after.ask(request::GET_CONSUMER_LIST_BY_GROUP, &[("consumerGroup", &"g")], &[]).await;
+        assert_eq!(list.text(), r#"{"consumerIdList":["c1"]}"#);
+        before.hang_up();
+        let list = after.ask(request::GET_CONSUMER_LIST_BY_GROUP, &[("consumerGroup", &"g")], &[]).await;
+        assert_eq!(list.text(), r#"{"consumerIdList":["c1"]}"#);
+        shard.close().await;
+    });
+}
+
 #[test]
 fn a_heartbeat_names_a_group_that_may_not_be() {
     on_core(async |dir| {
