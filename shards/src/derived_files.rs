@@ -88,6 +88,7 @@ pub(crate) struct DerivedFiles<D: Disk> {
     /// The log before this was synced for a snapshot.
     log_synced: PhysicalOffset,
     is_changed: bool,
+    sync_failure: Option<String>,
 }
 
 impl<D: Disk> DerivedFiles<D> {
@@ -119,6 +120,7 @@ impl<D: Disk> DerivedFiles<D> {
             covered,
             log_synced: covered.log_end,
             is_changed: false,
+            sync_failure: None,
         })
     }
 
@@ -160,19 +162,37 @@ impl<D: Disk> DerivedFiles<D> {
         Ok(())
     }
 
+    /// Writes also what is otherwise rebuilt, then takes a snapshot: a start need not repair anything.
+    ///
+    /// # Errors
+    /// As [`Self::snapshot`].
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        self.is_changed |= self.index.write_all()?;
+        self.snapshot()
+    }
+
     /// Makes everything durable that was written, then the snapshot that says so.
     ///
     /// # Errors
-    /// Something cannot be written or synced; the snapshot before stays, and the call is to be repeated.
+    /// Something cannot be written or synced; the snapshot before stays. The call may be repeated, but after a failed sync it fails
+    /// for good: what the kernel then still holds of the files cannot be known. The next start writes it again from the log.
     pub(crate) fn snapshot(&mut self) -> io::Result<()> {
         if !self.is_changed {
             return Ok(());
         }
-        self.index.write_all()?;
+        if let Some(reason) = &self.sync_failure {
+            return Err(io::Error::other(format!(
+                "an earlier sync failed, no more snapshots are taken: {reason}"
+            )));
+        }
+        self.index.write_items()?;
         let mut files: Vec<PathBuf> = self.queues.unsynced().cloned().collect();
         files.extend_from_slice(self.index.unsynced());
         files.extend(self.unsynced_segments());
-        self.disk.sync_files(&files)?;
+        if let Err(error) = self.disk.sync_files(&files) {
+            self.sync_failure = Some(error.to_string());
+            return Err(error);
+        }
         self.positions().write(&self.disk, &self.dir)?;
         self.queues.synced();
         self.index.synced();

@@ -9,8 +9,9 @@
 //! ```
 //! Items count from 1. Of a key only the hash is stored: who looks up checks the records.
 //!
-//! Header and slots of the newest file are held in memory, and written in pages when a snapshot is due; items are written in
-//! runs. A file is named for the store time of its first message, in UTC, and always later than the one before.
+//! Header and slots of the newest file are held in memory; they are written when the file is full and at a clean exit. Items are
+//! written in runs, and after an unclean exit the slots are rebuilt from them: keys are scattered over all slots, so that writing
+//! what changed since the last snapshot would mean to write them all. A file is named for the store time of its first message, in UTC, and always later than the one before.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -140,11 +141,8 @@ impl<D: Disk> IndexFiles<D> {
     pub(crate) fn add(&mut self, disk: &D, key: &IndexKey) -> io::Result<()> {
         let layout = self.layout;
         if self.current.as_ref().is_some_and(|current| current.is_full(layout)) {
-            self.write_items()?;
-            let full = self.current.as_mut().expect("it was there and full");
-            full.write_head()?;
-            self.full.push(full.position());
-            self.current = None;
+            self.write_all()?;
+            self.full.extend(self.current.take().map(|full| full.position()));
         }
         if self.current.is_none() {
             let name = next_name(key.store_timestamp_ms, self.full.last().map(|full| full.name.as_str()));
@@ -168,13 +166,21 @@ impl<D: Disk> IndexFiles<D> {
         self.current.as_mut().map_or(Ok(()), |current| current.write_items(layout))
     }
 
-    /// Writes everything that is only in memory.
+    /// Writes everything that is only in memory; returns whether there was anything.
     ///
     /// # Errors
     /// The file cannot be written; the call can be repeated.
-    pub(crate) fn write_all(&mut self) -> io::Result<()> {
+    pub(crate) fn write_all(&mut self) -> io::Result<bool> {
         self.write_items()?;
-        self.current.as_mut().map_or(Ok(()), Current::write_head)
+        let Some(current) = &mut self.current else { return Ok(false) };
+        if !current.dirty.contains(&true) {
+            return Ok(false);
+        }
+        if !self.unsynced.contains(&current.path) {
+            self.unsynced.push(current.path.clone());
+        }
+        current.write_head()?;
+        Ok(true)
     }
 
     /// Files written since [`Self::synced`].
@@ -305,7 +311,13 @@ impl<F: DiskFile> Current<F> {
         let file = disk.open(&path)?;
         let mut current = Self::new(layout, position.name, path, file, position.header);
         match slots {
-            Slots::Read => current.file.read_exact_at(&mut current.head, 0)?,
+            Slots::Read => {
+                current.file.read_exact_at(&mut current.head, 0)?;
+                // Another program may have used the file since.
+                if current.head[..HEADER_BYTES] != encode_header(&current.header) {
+                    current.rebuild_slots(layout)?;
+                }
+            }
             Slots::Rebuild => current.rebuild_slots(layout)?,
         }
         Ok(current)
@@ -313,6 +325,7 @@ impl<F: DiskFile> Current<F> {
 
     /// The slots as they were when the last of the items was added: each item became the newest of its chain.
     fn rebuild_slots(&mut self, layout: IndexLayout) -> io::Result<()> {
+        self.head.fill(0);
         let mut bytes = vec![0; REBUILD_BYTES];
         let mut item = 1;
         while item < self.header.next_item {

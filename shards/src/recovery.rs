@@ -186,7 +186,7 @@ pub fn recover_shard<D: Disk + Clone>(
     }
     report.end = end.end;
     let mut files = dispatch.finish()?;
-    files.snapshot().map_err(derived_error)?;
+    files.finish().map_err(derived_error)?;
     progress(RecoveryProgress { scanned_bytes: end.end.since(scanned_from), total_bytes });
 
     let queues = files.queues().to_vec();

@@ -303,11 +303,10 @@ impl<D: Disk> SideThread<D> {
             }
         }
         let Some((is_clean, done)) = close else { return false };
-        let result =
-            self.write_batches().and_then(|()| self.files.snapshot()).and_then(|()| match is_clean {
-                true => remove_abort(self.files.disk(), &self.dir),
-                false => Ok(()),
-            });
+        let result = self.write_batches().and_then(|()| self.files.finish()).and_then(|()| match is_clean {
+            true => remove_abort(self.files.disk(), &self.dir),
+            false => Ok(()),
+        });
         self.complain(&result);
         let _ = done.send(result);
         true

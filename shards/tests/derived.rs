@@ -432,3 +432,34 @@ fn config_files_are_replaced_and_the_one_before_is_kept() {
         assert!(refused.to_string().contains("abort/x"), "{refused}");
     });
 }
+
+#[test]
+fn a_disk_that_refuses_for_a_while_delays_the_files_but_not_the_readers() {
+    on_a_core(|root| async move {
+        let mut log = Log::new(&root);
+        let recovered = recover(&root);
+        let disk = fixture::MoodyDisk::default();
+        let writer = SideWriter::start(disk.clone(), recovered.side).unwrap();
+        let config = MessageStoreConfig { hot_tail_bytes: 1, ..MessageStoreConfig::default() };
+        let mut store = MessageStore::open(recovered.serve, config, writer);
+        disk.refuse(true);
+        let mut expected = Vec::new();
+        for number in 0..300 {
+            let properties = format!("KEYS\x01k{number}\x02");
+            expected.push(log.append("orders", 0, properties.as_bytes(), &[b'.'; 10_000]));
+            store.dispatch(&log.commit(), &mut |_| {});
+        }
+        disk.wait_for_refusal().await;
+        let (records, any_hot, any_cold) = read_all(&store, 0).await;
+        assert!(
+            any_hot && any_cold,
+            "old records come from the log's files, by entries that are still in memory"
+        );
+        assert!(records == expected);
+        disk.refuse(false);
+        wait_until_written(&mut store, &mut log).await;
+        assert_eq!(store.query_by_key("orders", "k0", 10, 0, i64::MAX).await.unwrap().len(), 1);
+        store.close(StoreExit::Clean).await.unwrap();
+        assert_eq!((recover(&root).report.records, recover(&root).report.rebuilt), (0, None));
+    });
+}
