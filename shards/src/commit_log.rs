@@ -1,6 +1,7 @@
 //! The decisions of a CommitLog, without any I/O: where a record goes, what to flush next, what may be acknowledged.
 //!
-//! It lives on the log core; [`crate::log_shard`] drives it, and the crash model in `tests/` does, with a disk that forgets.
+//! It lives on the log core; [`crate::log_shard`] drives it, and the crash model in `tests/` does, with a disk that
+//! forgets.
 //!
 //! ```text
 //!        confirm_offset   flushed_end                placed_end          ready_end
@@ -8,8 +9,8 @@
 //!   given out as           durable, results           in memory only      segments are made
 //!   Committed              not yet given out                              up to here
 //! ```
-//! These four never go back, and stand in this order. A record lies in one segment and in one block; where one ends early, a BLANK says so
-//! on the disk. Results are given out in the order of appends, refusals too.
+//! These four never go back, and stand in this order. A record lies in one segment and in one block; where one ends
+//! early, a BLANK says so on the disk. Results are given out in the order of appends, refusals too.
 
 use std::collections::VecDeque;
 
@@ -154,8 +155,8 @@ impl CommitLog {
         self.disk_full.as_ref()
     }
 
-    /// Places the records of `batch` behind all earlier ones. `now_ms` becomes their store timestamp, unless an earlier record has a later
-    /// one. Every record gets one result, from [`Self::take_committed`].
+    /// Places the records of `batch` behind all earlier ones. `now_ms` becomes their store timestamp, unless an
+    /// earlier record has a later one. Every record gets one result, from [`Self::take_committed`].
     ///
     /// # Panics
     /// When the batch does not hold as many whole records as it says: the serve core encodes them.
@@ -182,7 +183,8 @@ impl CommitLog {
         }
     }
 
-    /// The segment that starts at [`Self::ready_end`] cannot be made for now: records that need it are refused until it is.
+    /// The segment that starts at [`Self::ready_end`] cannot be made for now: records that need it are refused until
+    /// it is.
     pub fn segment_missing(&mut self, refusal: AppendRefusal, now_ms: i64) {
         self.disk_full = Some(refusal);
         if self.closed.is_none() {
@@ -281,7 +283,8 @@ impl CommitLog {
         self.outcomes.placed(placement, self.placed_end);
     }
 
-    /// The next write, unless nothing is there to write; it is then under way until [`Self::flushed`] or [`Self::fail`].
+    /// The next write, unless nothing is there to write; it is then under way until [`Self::flushed`] or
+    /// [`Self::fail`].
     ///
     /// # Panics
     /// When a write is under way.

@@ -1,11 +1,14 @@
 //! The log half of a shard, on its log core: takes batches, writes them, says what is durable.
 //!
 //! [`CommitLog`] decides; this file does the I/O that follows. Three tasks of one core work on it:
-//! - the flush loop ([`LogShard::run`]): one write under way at a time; what is appended meanwhile goes out with the next one;
-//! - the preparation: makes the next segment when half of the last one is used, and prewrites zeros ahead of the records;
+//! - the flush loop ([`LogShard::run`]): one write under way at a time; what is appended meanwhile goes out with the
+//!   next one;
+//! - the preparation: makes the next segment when half of the last one is used, and prewrites zeros ahead of the
+//!   records;
 //! - in the lazy flush mode, the syncing every half second.
 //!
-//! No borrow of the log lives across an await. A failed write or sync ends the shard's life as a log: see [`CommitLog::fail`].
+//! No borrow of the log lives across an await. A failed write or sync ends the shard's life as a log: see
+//! [`CommitLog::fail`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -130,7 +133,8 @@ pub struct LogShard {
 }
 
 impl LogShard {
-    /// Opens the log where recovery left it, and makes the first segment of a new one. What recovery found is durable after that.
+    /// Opens the log where recovery left it, and makes the first segment of a new one. What recovery found is durable
+    /// after that.
     ///
     /// # Errors
     /// When a file cannot be opened, made or synced.
@@ -187,7 +191,8 @@ impl LogShard {
         Ok(Rc::new(shard))
     }
 
-    /// Places the records of `batch`, in order and behind all earlier ones. Their results come through [`Self::run`], in order too.
+    /// Places the records of `batch`, in order and behind all earlier ones. Their results come through [`Self::run`],
+    /// in order too.
     pub fn append(&self, batch: AppendBatch) {
         self.log.borrow_mut().append(batch, now_ms());
         self.flush_wake.raise();
@@ -212,8 +217,8 @@ impl LogShard {
         }
     }
 
-    /// Writes what is placed, and gives each commit to `deliver`. Returns after [`Self::stop`], when everything is durable, delivered
-    /// and closed. Call it once.
+    /// Writes what is placed, and gives each commit to `deliver`. Returns after [`Self::stop`], when everything is
+    /// durable, delivered and closed. Call it once.
     pub async fn run(self: Rc<Self>, deliver: impl AsyncFn(Committed)) {
         spawn(Rc::clone(&self).prepare());
         if self.config.flush == FlushMode::Async {
@@ -359,8 +364,8 @@ impl LogShard {
         self.prepare_ended.raise();
     }
 
-    /// The next zeros to write. None once the log is closed: after a failure its positions say nothing about a write that is still
-    /// under way.
+    /// The next zeros to write. None once the log is closed: after a failure its positions say nothing about a write
+    /// that is still under way.
     fn next_chunk(&self) -> Option<Chunk> {
         let log = self.log.borrow();
         if log.closed().is_some() {
@@ -529,8 +534,8 @@ fn remove_unfinished(dir: &Path) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Makes durable what recovery read, names of segments too: the process before may have died between a change and its sync, and
-/// what is read is then confirmed and served.
+/// Makes durable what recovery read, names of segments too: the process before may have died between a change and its
+/// sync, and what is read is then confirmed and served.
 async fn sync_recovered(config: &LogShardConfig, recovered: &RecoveredLog) -> Result<(), LogError> {
     let end = recovered.end;
     let may_be_unsynced = |start: &&PhysicalOffset| {

@@ -206,7 +206,8 @@ pub fn place(record: &mut [u8], placement: &Placement) {
 /// known to be good.
 ///
 /// # Errors
-/// When there are fewer than 8 bytes, the magic is not a record's (BLANK has its own variant), or the size is impossible.
+/// When there are fewer than 8 bytes, the magic is not a record's (BLANK has its own variant), or the size is
+/// impossible.
 pub fn peek_size(bytes: &[u8]) -> Result<usize, RecordError> {
     let too_short = RecordError::TooShort { have_bytes: bytes.len(), needed_bytes: BLANK_BYTES };
     let (Some(size), Some(magic)) = (i32_at(bytes, 0), u32_at(bytes, MAGIC_AT)) else {
@@ -227,7 +228,8 @@ pub fn peek_size(bytes: &[u8]) -> Result<usize, RecordError> {
         .ok_or(RecordError::Size { size_bytes: i64::from(size) })
 }
 
-/// Whether a record with this `sysFlag` takes a queue offset and gets a ConsumeQueue entry: half messages and rollbacks do not.
+/// Whether a record with this `sysFlag` takes a queue offset and gets a ConsumeQueue entry: half messages and
+/// rollbacks do not.
 pub fn takes_queue_offset(sys_flag: i32) -> bool {
     !matches!(
         sys_flag & SYS_FLAG_TRANSACTION_MASK,
@@ -297,8 +299,9 @@ impl<'a> RecordView<'a> {
         })
     }
 
-    /// Checks the CRC of the body and, if the record has it, of the whole record. A record without (from a RocketMQ that
-    /// did not write it) must at least have properties without NUL bytes, which is what an unwritten part of a file reads as.
+    /// Checks the CRC of the body and, if the record has it, of the whole record. A record without (from a RocketMQ
+    /// that did not write it) must at least have properties without NUL bytes, which is what an unwritten part of a
+    /// file reads as.
     ///
     /// # Errors
     /// When a CRC does not agree.

@@ -1,14 +1,14 @@
 //! The log on a disk that forgets: stopped at every change that it makes, recovered, used again, stopped again.
 //!
-//! The production code for placement, flush planning, scan and cut runs on [`disk_model`]; only the driver is this file's. An oracle knows
-//! what was placed and what was acknowledged, and checks after every recovery:
+//! The production code for placement, flush planning, scan and cut runs on [`disk_model`]; only the driver is this
+//! file's. An oracle knows what was placed and what was acknowledged, and checks after every recovery:
 //! - every acknowledged record is there, at the place and with the queue offset that its producer was told;
 //! - what is there is a first part of what was placed, with nothing else in between or behind;
 //! - queue offsets go on where they were, and no rest of a torn write ever comes back;
 //! - after a recovery of the whole shard, the ConsumeQueues on the disk say exactly what the log does.
 //!
-//! Half of the histories recover the whole shard as a start does. The others recover the log alone, with a torn window as small as their
-//! flushes are, so that a crash that looks like damage would show.
+//! Half of the histories recover the whole shard as a start does. The others recover the log alone, with a torn
+//! window as small as their flushes are, so that a crash that looks like damage would show.
 
 mod disk_model;
 
@@ -115,8 +115,8 @@ fn log_dir() -> PathBuf {
     PathBuf::from("/shard/commitlog")
 }
 
-/// Why a recovery ended: the disk refused, as it does when the machine stops, or the log is said to be damaged, which no crash may
-/// lead to.
+/// Why a recovery ended: the disk refused, as it does when the machine stops, or the log is said to be damaged, which
+/// no crash may lead to.
 type Failed = Box<dyn std::error::Error>;
 
 fn recover(disk: &ModelDisk, scope: Scope) -> Result<(RecoveredLog, Vec<Known>), Failed> {
@@ -212,7 +212,8 @@ fn known(record: &RecordView<'_>) -> Known {
 }
 
 impl<'a> Process<'a> {
-    /// What the log half does when it opens: makes durable what was recovered, leaves word of its mode, makes the first segment.
+    /// What the log half does when it opens: makes durable what was recovered, leaves word of its mode, makes the
+    /// first segment.
     fn open(
         disk: &'a ModelDisk,
         random: &'a mut StdRng,
@@ -415,8 +416,8 @@ fn random_stop(random: &mut StdRng) -> Stop {
     if random.random_bool(0.7) { Stop::PowerCut } else { Stop::Kill }
 }
 
-/// One history: lives of the process, each ended by a stop, the first at its `operation`-th change. Returns how many changes the first
-/// life made.
+/// One history: lives of the process, each ended by a stop, the first at its `operation`-th change. Returns how many
+/// changes the first life made.
 fn history(seed: u64, operation: Option<u64>) -> u64 {
     let mut random = StdRng::seed_from_u64(seed);
     let disk = ModelDisk::default();

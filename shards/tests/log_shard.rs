@@ -46,7 +46,8 @@ fn batch(first: u64, count: u32) -> AppendBatch {
     AppendBatch { records: records.freeze(), count }
 }
 
-/// Runs `main` with an open log on an executor of its own, until `main` ends; then the executor dies, whatever is under way.
+/// Runs `main` with an open log on an executor of its own, until `main` ends; then the executor dies, whatever is
+/// under way.
 fn on_a_core<F>(
     root: &Path,
     flush: FlushMode,

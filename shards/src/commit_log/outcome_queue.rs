@@ -55,8 +55,8 @@ impl OutcomeQueue {
         }
     }
 
-    /// Takes what may be given out when everything before `durable_end` is durable. Moves `confirm_offset` to the end of the last
-    /// placed record among them.
+    /// Takes what may be given out when everything before `durable_end` is durable. Moves `confirm_offset` to the end
+    /// of the last placed record among them.
     pub(crate) fn take(
         &mut self,
         durable_end: PhysicalOffset,

@@ -1,8 +1,8 @@
-//! Which part of the log to fill with zeros ahead of the records, so that a flush finds written blocks: a flush into blocks that are only
-//! allocated takes twice as long.
+//! Which part of the log to fill with zeros ahead of the records, so that a flush finds written blocks: a flush into
+//! blocks that are only allocated takes twice as long.
 //!
-//! Invariant: the chunk that is being prewritten and the flush that is under way never overlap. The chunk starts behind everything that
-//! is placed; a flush that has caught up with it waits for it.
+//! Invariant: the chunk that is being prewritten and the flush that is under way never overlap. The chunk starts
+//! behind everything that is placed; a flush that has caught up with it waits for it.
 
 use crate::commit_log::flush_plan::FlushPlan;
 use crate::commit_log::segment::segment_start;
@@ -44,7 +44,8 @@ impl Prewrite {
         Self { segment_bytes, written_end: page_floor(written_end), under_way: None }
     }
 
-    /// The next chunk, for records up to `placed_end` and segments up to `ready_end`; it is then under way until [`Self::done`].
+    /// The next chunk, for records up to `placed_end` and segments up to `ready_end`; it is then under way until
+    /// [`Self::done`].
     pub(crate) fn next(&mut self, placed_end: PhysicalOffset, ready_end: PhysicalOffset) -> Option<Chunk> {
         assert_eq!(self.under_way, None, "one chunk at a time");
         self.under_way = self.following(placed_end, ready_end);

@@ -4,8 +4,8 @@ use hashbrown::{Equivalent, HashMap};
 
 use crate::position::QueueOffset;
 
-/// Queue → next offset. A queue that is not in it starts at 0. Nothing is ever taken out: a topic that is deleted and made again goes
-/// on where it was, so that the log alone tells every queue's offsets without a gap.
+/// Queue → next offset. A queue that is not in it starts at 0. Nothing is ever taken out: a topic that is deleted and
+/// made again goes on where it was, so that the log alone tells every queue's offsets without a gap.
 #[derive(Debug, Default)]
 pub(crate) struct QueueOffsets {
     next: HashMap<QueueKey, QueueOffset>,
@@ -17,8 +17,8 @@ struct QueueKey {
     queue_id: u32,
 }
 
-/// The same key, borrowed: a look-up allocates nothing. Its hash must be that of `QueueKey`, so it has the same fields in the same
-/// order.
+/// The same key, borrowed: a look-up allocates nothing. Its hash must be that of `QueueKey`, so it has the same
+/// fields in the same order.
 #[derive(Hash)]
 struct QueueRef<'a> {
     topic: &'a str,

@@ -1,7 +1,7 @@
 //! Reads a log from a known good place to its end, and says how it ends: cleanly, torn by a crash, or damaged.
 //!
-//! A record counts when magic, sizes, its own physical offset and its CRCs agree. At the first place `X` where that is not
-//! so the log ends, and what lies behind decides why:
+//! A record counts when magic, sizes, its own physical offset and its CRCs agree. At the first place `X` where that
+//! is not so the log ends, and what lies behind decides why:
 //!
 //! ```text
 //!  good records │X            torn window              │ searched for good records
@@ -9,8 +9,8 @@
 //!               │ may hold parts of what was not yet   │ was never written while X was not durable:
 //!               │ durable when the process died        │ a good record here means that X is damage
 //! ```
-//! Nothing but zeros in the window: a clean end. Otherwise the tail is torn: it holds nothing that was acknowledged, and must
-//! be zeroed ([`cut`]) before the log is used, so that no later reader takes its rests for records.
+//! Nothing but zeros in the window: a clean end. Otherwise the tail is torn: it holds nothing that was acknowledged,
+//! and must be zeroed ([`cut`]) before the log is used, so that no later reader takes its rests for records.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,13 +22,14 @@ use crate::limits::{FLUSH_BYTES_MAX, UNSYNCED_BYTES_MAX};
 use crate::position::PhysicalOffset;
 use crate::record::{IDENTITY_BYTES, MAGIC_V1, MAGIC_V2, RecordError, RecordView, peek_size};
 
-/// Name of the file in a shard's folder that exists while the log may hold more than one flush of undurable bytes: it is or
-/// was written in the lazy flush mode.
+/// Name of the file in a shard's folder that exists while the log may hold more than one flush of undurable bytes: it
+/// is or was written in the lazy flush mode.
 pub const UNSYNCED_MARKER: &str = "unsynced";
 
 const READ_BYTES: usize = 4 << 20;
-/// How far behind the torn window good records are searched for. The log has no gaps, so what was durable there begins with
-/// the rest of a record at most, and then has record after record. The start of every later segment is looked at too.
+/// How far behind the torn window good records are searched for. The log has no gaps, so what was durable there
+/// begins with the rest of a record at most, and then has record after record. The start of every later segment is
+/// looked at too.
 const SEARCH_BYTES: u64 = 32 << 20;
 const ZERO_PAGE: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
 

@@ -1,6 +1,7 @@
 //! The files of a CommitLog: names, sizes, order.
 //!
-//! All segments of a log have the same size. A segment's name is the log offset of its first byte in 20 digits, so its start says all.
+//! All segments of a log have the same size. A segment's name is the log offset of its first byte in 20 digits, so
+//! its start says all.
 
 use std::path::{Path, PathBuf};
 
@@ -21,8 +22,8 @@ pub fn segment_start(at: PhysicalOffset, segment_bytes: u64) -> PhysicalOffset {
     PhysicalOffset::new(at.get() - at.get() % segment_bytes)
 }
 
-/// The starts of the segments in `dir`, in log order. Left out: unfinished ones, and an empty last file, which RocketMQ may
-/// leave.
+/// The starts of the segments in `dir`, in log order. Left out: unfinished ones, and an empty last file, which
+/// RocketMQ may leave.
 ///
 /// # Errors
 /// When a file has a wrong name or size, or one is missing between others.

@@ -215,8 +215,9 @@ fn a_record_larger_than_a_flush_goes_out_in_parts_and_is_confirmed_whole() {
 }
 
 proptest! {
-    /// Whatever is appended, and whenever flushes start and end: the disk holds the same records as the blocks, queue offsets are
-    /// dense, results come once and in order, and a log that goes on from a recovered end writes on behind it.
+    /// Whatever is appended, and whenever flushes start and end: the disk holds the same records as the blocks, queue
+    /// offsets are dense, results come once and in order, and a log that goes on from a recovered end writes on
+    /// behind it.
     #[test]
     fn disk_and_blocks_hold_the_same_records(
         steps in proptest::collection::vec((0_u32..3, 0_usize..30_000, 0_u8..4), 1..120),
@@ -234,7 +235,10 @@ proptest! {
                     flush(&mut log, &plan, &mut disk);
                 }
                 flush_all(&mut log, &mut disk);
-                placed.extend(log.take_committed().map(|done| { blocks.extend(done.new_blocks.clone()); placements(&done) }).unwrap_or_default());
+                if let Some(committed) = log.take_committed() {
+                    blocks.extend(committed.new_blocks.clone());
+                    placed.extend(placements(&committed));
+                }
                 let end = log.flushed_end();
                 let found = records(&disk, end);
                 let queue_offsets = (0..3)

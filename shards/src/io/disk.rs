@@ -1,5 +1,5 @@
-//! Files as recovery, the side thread and the tests see them: blocking, and behind a trait, so that the crash model can stand in
-//! for the kernel. Never used on a core while it serves: it blocks.
+//! Files as recovery, the side thread and the tests see them: blocking, and behind a trait, so that the crash model
+//! can stand in for the kernel. Never used on a core while it serves: it blocks.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -16,7 +16,8 @@ pub trait Disk: Send + Sync {
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Self::File>;
 
-    /// Opens a file for reading and writing, and makes it if it is missing. Its name is durable after [`Self::sync_dir`].
+    /// Opens a file for reading and writing, and makes it if it is missing. Its name is durable after
+    /// [`Self::sync_dir`].
     fn open_or_create(&self, path: &Path) -> io::Result<Self::File>;
 
     /// Names of what the folder holds, sorted; none when there is no such folder.
@@ -62,8 +63,8 @@ pub trait Disk: Send + Sync {
         Ok(bytes)
     }
 
-    /// Replaces the file with `bytes` so that a crash leaves either the old or the new content, durably: beside it, synced,
-    /// renamed, folder synced.
+    /// Replaces the file with `bytes` so that a crash leaves either the old or the new content, durably: beside it,
+    /// synced, renamed, folder synced.
     fn write_file_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a file name with a folder is needed"));
@@ -187,7 +188,8 @@ impl Disk for StdDisk {
         if paths.len() <= SYNCED_ONE_BY_ONE_MAX {
             return sync_one_by_one(self, paths);
         }
-        // Each file of its own is a commit of the file system's journal; all together are one. They are on one file system.
+        // Each file of its own is a commit of the file system's journal; all together are one. They are on one file
+        // system.
         let Some(dir) = paths.iter().find_map(|path| File::open(path.parent()?).ok()) else {
             return Ok(());
         };

@@ -48,8 +48,8 @@ impl LogFile {
         Ok(Self { file, path })
     }
 
-    /// Makes a segment of `bytes`, with room for all of them and reading as zeros. When this returns it is there durably; when it is cut
-    /// short there is at most an unfinished file, which the next start removes.
+    /// Makes a segment of `bytes`, with room for all of them and reading as zeros. When this returns it is there
+    /// durably; when it is cut short there is at most an unfinished file, which the next start removes.
     pub async fn make(path: PathBuf, bytes: u64, kind: WriteKind) -> io::Result<Self> {
         let mut unfinished = path.clone().into_os_string();
         unfinished.push(UNFINISHED_SUFFIX);
@@ -120,11 +120,12 @@ impl LogFile {
         Ok(self.file.fdatasync().await?)
     }
 
-    /// How far the file is written without a gap from `offset` on; `offset` itself if it is not, or if the file system cannot tell.
+    /// How far the file is written without a gap from `offset` on; `offset` itself if it is not, or if the file
+    /// system cannot tell.
     pub fn written_end(&self, offset: u64) -> u64 {
         let Ok(from) = libc::off_t::try_from(offset) else { return offset };
-        // SAFETY: the descriptor is open as long as `self`. The position that is moved is used by nobody: all reads and writes name
-        // theirs.
+        // SAFETY: the descriptor is open as long as `self`. The position that is moved is used by nobody: all reads
+        // and writes name theirs.
         let hole = unsafe { libc::lseek(self.file.as_raw_fd(), from, libc::SEEK_HOLE) };
         u64::try_from(hole).unwrap_or(offset).max(offset)
     }

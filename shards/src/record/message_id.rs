@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::position::PhysicalOffset;
 
-/// The id under which a client can ask this broker for the record at `physical_offset`: 32 digits, 56 for IPv6. Written where
-/// it is displayed, so that an answer takes no memory for it.
+/// The id under which a client can ask this broker for the record at `physical_offset`: 32 digits, 56 for IPv6.
+/// Written where it is displayed, so that an answer takes no memory for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OffsetMessageId {
     pub store_host: SocketAddr,

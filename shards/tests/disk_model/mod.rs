@@ -1,8 +1,9 @@
 //! A disk that forgets: what a file holds now, and what of it would survive a power cut.
 //!
-//! Every operation that changes something is counted, and the machine can be told to stop at the n-th. After a kill the kernel still
-//! has all that was written. After a power cut each 512-byte sector that was written and not synced is there or not, by chance, in any
-//! order; of names that were changed and whose folder was not synced, some first part of the changes is there.
+//! Every operation that changes something is counted, and the machine can be told to stop at the n-th. After a kill
+//! the kernel still has all that was written. After a power cut each 512-byte sector that was written and not synced
+//! is there or not, by chance, in any order; of names that were changed and whose folder was not synced, some first
+//! part of the changes is there.
 
 #![expect(
     clippy::cast_possible_truncation,
