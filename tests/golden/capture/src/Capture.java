@@ -256,6 +256,14 @@ public class Capture {
         body.getTopicConfigSerializeWrapper().setTopicConfigTable(topics);
         body.getTopicConfigSerializeWrapper().getDataVersion().setTimestamp(1700000000000L);
         body.getTopicConfigSerializeWrapper().getDataVersion().getCounter().set(3);
+        try {
+            // 5.x has a second version, of static topics, that would hold the time of the capture.
+            Object mapping = body.getTopicConfigSerializeWrapper().getClass().getMethod("getMappingDataVersion")
+                .invoke(body.getTopicConfigSerializeWrapper());
+            mapping.getClass().getMethod("setTimestamp", long.class).invoke(mapping, 1700000000000L);
+        } catch (NoSuchMethodException before5) {
+            return body;
+        }
         return body;
     }
 
