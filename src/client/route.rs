@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::connection::Answer;
 use super::error::ClientError;
 use crate::remoting::body::topic::perm;
+use crate::remoting::fastjson;
 
 /// The broker id of a master.
 const MASTER_ID: &str = "0";
@@ -151,37 +152,7 @@ fn parse_body<T: DeserializeOwned + Default>(answer: &Answer, what: &'static str
     if answer.body().is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(&quote_integer_keys(answer.body())).map_err(|error| answer.bad_body(what, &error))
-}
-
-/// Puts quotes around integer keys, which Java's JSON writer leaves bare: `{0:"a"}` becomes `{"0":"a"}`.
-fn quote_integer_keys(json: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(json.len() + 8);
-    let mut in_string = false;
-    let mut at = 0;
-    while at < json.len() {
-        let byte = json[at];
-        if in_string {
-            let step = if byte == b'\\' { 2 } else { 1 };
-            out.extend_from_slice(&json[at..json.len().min(at + step)]);
-            in_string = byte != b'"';
-            at += step;
-            continue;
-        }
-        out.push(byte);
-        at += 1;
-        in_string = byte == b'"';
-        if matches!(byte, b'{' | b',') {
-            let digits = json[at..].iter().take_while(|byte| byte.is_ascii_digit() || **byte == b'-').count();
-            if digits > 0 && json.get(at + digits) == Some(&b':') {
-                out.push(b'"');
-                out.extend_from_slice(&json[at..at + digits]);
-                out.push(b'"');
-                at += digits;
-            }
-        }
-    }
-    out
+    fastjson::read(what, answer.body()).map_err(|error| answer.bad_body(what, &error))
 }
 
 #[cfg(test)]
@@ -216,11 +187,5 @@ mod tests {
             ("a", "h:1", 0)
         );
         assert_eq!(two_brokers().read_queues().len(), 4);
-    }
-
-    #[test]
-    fn reads_bare_integer_keys_and_leaves_text_alone() {
-        let quoted = quote_integer_keys(br#"{"a,0:":{0:"x{1:\"",-2:"y"},"n":[1,2]}"#);
-        assert_eq!(std::str::from_utf8(&quoted).unwrap(), r#"{"a,0:":{"0":"x{1:\"","-2":"y"},"n":[1,2]}"#);
     }
 }
