@@ -40,6 +40,7 @@ final class Lab {
         reader.setNamesrvAddr(namesrv);
         reader.setInstanceName("reader");
         reader.setConsumerPullTimeoutMillis(PATIENCE_MS);
+        reader.setMqClientApiTimeout((int) PATIENCE_MS);
         reader.start();
     }
 
@@ -61,6 +62,8 @@ final class Lab {
         producer.setNamesrvAddr(namesrv);
         producer.setInstanceName("producer_" + name);
         producer.setSendMsgTimeout((int) PATIENCE_MS);
+        // When a call takes longer than this, 3 s by default, the client gives up the connection and what is under way on it.
+        producer.setMqClientApiTimeout((int) PATIENCE_MS);
         producer.setRetryTimesWhenSendFailed(0);
         producer.setRetryTimesWhenSendAsyncFailed(0);
         producer.start();
@@ -76,6 +79,7 @@ final class Lab {
         // A 5.x client that lost the race for its heartbeat lock is refused its pulls (SUBSCRIPTION_NOT_LATEST) until the next one.
         consumer.setHeartbeatBrokerInterval(1_000);
         consumer.setPollNameServerInterval(1_000);
+        consumer.setMqClientApiTimeout((int) PATIENCE_MS);
         consumer.setConsumeThreadMin(2);
         consumer.setConsumeThreadMax(2);
         return consumer;
@@ -88,7 +92,7 @@ final class Lab {
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         consumer.setHeartbeatBrokerInterval(1_000);
         consumer.setPollNameServerInterval(1_000);
-        consumer.setPullThreadNums(2);
+        consumer.setMqClientApiTimeout((int) PATIENCE_MS);
         return consumer;
     }
 

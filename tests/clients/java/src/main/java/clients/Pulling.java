@@ -36,14 +36,14 @@ final class Pulling {
         long end = producer.maxOffset(queue);
         check(end > 20, "messages in " + queue + ": " + end);
         consumer.seekToBegin(queue);
-        equal("first after seekToBegin", 0, next(consumer).getQueueOffset());
+        goesOnAt("after seekToBegin", consumer, 0);
         consumer.seek(queue, 17);
-        equal("first after seek", 17, next(consumer).getQueueOffset());
+        goesOnAt("after seek", consumer, 17);
         consumer.seek(queue, 3);
-        equal("first after seek back", 3, next(consumer).getQueueOffset());
+        goesOnAt("after seek back", consumer, 3);
         consumer.seekToEnd(queue);
         Receiving.send(producer, topic, 100, 140);
-        check(next(consumer).getQueueOffset() >= end, "seekToEnd went back");
+        goesOnAt("after seekToEnd", consumer, end);
         equal("offset for a time before all", 0, consumer.offsetForTimestamp(queue, System.currentTimeMillis() - 3_600_000));
         consumer.shutdown();
         producer.shutdown();
@@ -90,7 +90,15 @@ final class Pulling {
         return messages;
     }
 
-    private static MessageExt next(DefaultLitePullConsumer consumer) {
-        return polled(consumer).get(0);
+    /**
+     * One of the next polls begins at this offset. Not always the first one: a pull that was under way during the seek may still
+     * hand over its ten messages. Going on from there, none would begin at the offsets that are asked for here.
+     */
+    private static void goesOnAt(String when, DefaultLitePullConsumer consumer, long offset) {
+        List<Long> begins = new ArrayList<>();
+        while (begins.size() < 4 && !begins.contains(offset)) {
+            begins.add(polled(consumer).get(0).getQueueOffset());
+        }
+        check(begins.contains(offset), when + " wanted " + offset + ", polls began at " + begins);
     }
 }

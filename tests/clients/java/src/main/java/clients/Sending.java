@@ -22,6 +22,7 @@ import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.client.producer.SendStatus;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
+import org.apache.rocketmq.common.message.MessageQueue;
 
 /** The producer's calls: what was sent is in the queue and at the offset that the result names, with every field. */
 final class Sending {
@@ -143,15 +144,16 @@ final class Sending {
     static String largestBody(Lab lab) throws Exception {
         DefaultMQProducer producer = lab.producer("largest");
         String topic = lab.create("largest", 1);
+        MessageQueue queue = lab.queues(topic).get(0);
         byte[] random = new byte[BODY_BYTES_MAX];
         new Random(7).nextBytes(random);
         byte[] even = new byte[BODY_BYTES_MAX];
         Arrays.fill(even, (byte) 'x');
         producer.setCompressMsgBodyOverHowmuch(Integer.MAX_VALUE);
-        accepted(producer.send(new Message(topic, random)));
-        accepted(producer.send(new Message(topic, new byte[] {1})));
+        accepted(producer.send(new Message(topic, random), queue));
+        accepted(producer.send(new Message(topic, new byte[] {1}), queue));
         producer.setCompressMsgBodyOverHowmuch(1024);
-        accepted(producer.send(new Message(topic, even)));
+        accepted(producer.send(new Message(topic, even), queue));
         List<MessageExt> found = lab.readAll(topic, 3);
         check(Arrays.equals(random, found.get(0).getBody()), "the raw body of 4 MiB differs");
         equal("the small body", 1, found.get(1).getBody().length);
