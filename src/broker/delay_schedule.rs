@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn the_default_levels_are_rocketmqs() {
         let levels = DelayLevels::default();
-        assert_eq!(levels.delays_ms().len(), 18);
+        assert_eq!(levels.delays_ms(), shards::dispatch::DELAY_LEVELS_MS, "as the ConsumeQueue has them");
         assert_eq!(levels.delays_ms()[0], 1_000);
         assert_eq!(levels.delays_ms()[2], 10_000);
         assert_eq!(levels.delays_ms()[17], 7_200_000);

@@ -36,6 +36,6 @@ pub fn committed(cell: &BrokerCell, committed: Committed) {
         }
     });
     for pull in woken {
-        pull::read_again(cell, broker, pull);
+        pull::read_again(broker, pull);
     }
 }

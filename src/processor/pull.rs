@@ -63,7 +63,7 @@ pub fn pull(call: &Call<'_, '_>) -> Result<Served, Refusal> {
         answer(&pull, header.queue_offset, result);
         return Ok(Served::Now);
     }
-    read(call.broker, broker, pull, hold_until);
+    read(broker, pull, hold_until);
     Ok(Served::Now)
 }
 
@@ -189,16 +189,16 @@ fn tag_filter(expression: &str) -> Option<TagFilter> {
 }
 
 /// Reads once more for a pull that was held. It is not held again.
-pub(super) fn read_again(cell: &BrokerCell, broker: &mut Broker, pull: HeldPull) {
+pub(super) fn read_again(broker: &mut Broker, pull: HeldPull) {
     if broker.topics.contains(&pull.topic) {
-        read(cell, broker, pull, None);
+        read(broker, pull, None);
     } else {
         no_topic(&pull.topic).send(&pull.connection, pull.reply_to);
     }
 }
 
-/// Reads and answers; or holds the pull, if it may be; or leaves both to a task that reads the disk.
-fn read(cell: &BrokerCell, broker: &mut Broker, pull: HeldPull, hold_until: Option<Instant>) {
+/// Reads and answers; or holds the pull, if it may be; or leaves the answer to a task that reads the disk.
+fn read(broker: &mut Broker, pull: HeldPull, hold_until: Option<Instant>) {
     let request = GetRequest {
         topic: &pull.topic,
         queue_id: pull.queue_id,
@@ -210,14 +210,14 @@ fn read(cell: &BrokerCell, broker: &mut Broker, pull: HeldPull, hold_until: Opti
     match broker.store.get(&request) {
         Get::Ready(result) => answer_or_hold(broker, pull, result, hold_until),
         Get::Cold(cold) => {
-            let cell = Rc::clone(cell);
             let reserved_bytes = pull.bytes_max;
             pull.connection.add_in_flight(reserved_bytes);
             task::spawn(async move {
                 let result = cold.run().await;
                 pull.connection.sub_in_flight(reserved_bytes);
                 match result {
-                    Ok(result) => answer_or_hold(&mut cell.borrow_mut(), pull, result, hold_until),
+                    // Not held whatever came out: what arrived during the read has not woken it.
+                    Ok(result) => answer(&pull, pull.offset.to_i64(), result),
                     Err(error) => {
                         tracing::error!(topic = %pull.topic, queue_id = pull.queue_id, offset = %pull.offset, %error,
                             "a pull could not be read");
@@ -317,7 +317,7 @@ pub(super) fn answer_due(cell: &BrokerCell, now: Instant) {
     let broker = &mut *cell.borrow_mut();
     for _ in 0..OVERDUE_PER_TURN {
         let Some(pull) = broker.held_pulls.take_due(now) else { return };
-        read_again(cell, broker, pull);
+        read_again(broker, pull);
     }
 }
 

@@ -106,18 +106,16 @@ fn missing_topic(call: &Call<'_, '_>, header: &SendHeader<'_>) -> Result<TopicRe
         }
         ready => ready,
     };
-    ready.map_err(|error| unavailable(topic, &error))
-}
-
-/// Why a topic that a message was sent to cannot be had.
-pub(super) fn unavailable(topic: &str, error: &TopicUnavailable) -> Refusal {
-    match error {
-        TopicUnavailable::Refused(reason) => {
-            let remark = format!("topic[{topic}] not exist, apply first please! {reason}");
-            Refusal::new(response::TOPIC_NOT_EXIST, remark)
+    ready.map_err(|error| {
+        let refusal = Refusal::from(error);
+        match refusal.code {
+            response::TOPIC_NOT_EXIST => {
+                let remark = format!("topic[{topic}] not exist, apply first please! {}", refusal.remark);
+                Refusal::new(refusal.code, remark)
+            }
+            _ => refusal,
         }
-        TopicUnavailable::NotDurable(_) => Refusal::new(response::SYSTEM_ERROR, error.to_string()),
-    }
+    })
 }
 
 /// Serves the same request once more when a topic that it needs is there.
@@ -126,7 +124,7 @@ fn serve_again(call: &Call<'_, '_>, ready: Awaited) -> Served {
     let (frame, reply_to) = (call.frame.clone(), call.reply_to);
     Served::Later(Box::pin(async move {
         if let Err(error) = ready.await {
-            return unavailable("of the request", &error).send(&connection, reply_to);
+            return Refusal::from(error).send(&connection, reply_to);
         }
         match serve(&broker, &connection, &frame) {
             Ok(Served::Now) => {}

@@ -1,6 +1,7 @@
 //! Requests of producers, consumers and tools against a whole broker over a real store.
 
 mod clients_and_tools;
+mod hostile;
 mod pulling;
 mod retrying;
 mod running_shard;

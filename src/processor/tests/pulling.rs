@@ -109,7 +109,8 @@ fn what_cannot_be_pulled_is_refused_with_rocketmqs_code() {
     let mut shard = TestShard::with_topic("Orders");
     shard.make_topic(TopicConfig { perm: perm::WRITE, ..TopicConfig::new("Deaf", 1) });
     let client = shard.client();
-    let rows: &[(&str, &[(&str, &str)], i32, &str)] = &[
+    type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], i32, &'a str);
+    let rows: &[Row<'_>] = &[
         ("group name", &[("consumerGroup", "a b")], 26, "[a b] does not exist"),
         ("topic", &[("topic", "Unknown")], 17, "topic[Unknown] not exist"),
         ("permission", &[("topic", "Deaf"), ("queueId", "0")], 16, "topic[Deaf]"),
