@@ -4,41 +4,42 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::shard::{Ask, TestShard, answers};
+use crate::processor::connection_closed;
 use crate::processor::send::batch;
 
-const NAMES: [&str; 30] = [
-    "a",
-    "b",
-    "c",
-    "d",
-    "e",
-    "f",
-    "g",
-    "h",
-    "i",
-    "j",
-    "k",
-    "l",
-    "m",
-    "topic",
-    "queueId",
-    "queueOffset",
-    "maxMsgNums",
-    "sysFlag",
-    "commitOffset",
-    "suspendTimeoutMillis",
-    "subscription",
-    "subVersion",
-    "expressionType",
-    "maxMsgBytes",
-    "consumerGroup",
-    "offset",
-    "group",
-    "delayLevel",
-    "maxReconsumeTimes",
-    "unitMode",
+/// Good fields for every request that is tried; some are spoilt each time.
+const GOOD: [(&str, &str); 29] = [
+    ("a", "producers"),
+    ("b", "Orders"),
+    ("c", "TBW102"),
+    ("d", "4"),
+    ("e", "1"),
+    ("f", "0"),
+    ("g", "5"),
+    ("h", "0"),
+    ("i", "KEYS\u{1}k\u{2}"),
+    ("j", "0"),
+    ("k", "false"),
+    ("l", "16"),
+    ("m", "false"),
+    ("topic", "Orders"),
+    ("queueId", "1"),
+    ("queueOffset", "0"),
+    ("maxMsgNums", "32"),
+    ("sysFlag", "6"),
+    ("commitOffset", "0"),
+    ("suspendTimeoutMillis", "15000"),
+    ("subscription", "*"),
+    ("subVersion", "0"),
+    ("expressionType", "TAG"),
+    ("maxMsgBytes", "1000"),
+    ("consumerGroup", "g"),
+    ("offset", "0"),
+    ("group", "g"),
+    ("delayLevel", "0"),
+    ("maxReconsumeTimes", "16"),
 ];
-const VALUES: [&str; 22] = [
+const BAD: [&str; 22] = [
     "",
     "0",
     "1",
@@ -52,7 +53,7 @@ const VALUES: [&str; 22] = [
     "9223372036854775807",
     "-9223372036854775808",
     "2147483647",
-    "Orders",
+    "Unknown",
     "TBW102",
     "%RETRY%g",
     "%RETRY%",
@@ -71,22 +72,12 @@ fn whatever_is_asked_is_answered_once_and_the_broker_goes_on() {
     let mut shard = TestShard::with_topic("Orders");
     let client = shard.client();
     let batch = batch::encode(&[(0, b"one", b"A\x01b"), (1, b"two", b"")]);
+    let (mut held, mut good) = (0, 0);
     for opaque in 0..4_000 {
         let code = [10, 310, 320, 11, 361, 36, 33][random.random_range(0..7)];
-        let mut fields: Vec<(&str, &str)> = Vec::new();
-        for name in NAMES {
-            if random.random_ratio(9, 10) {
-                fields.push((name, VALUES[random.random_range(0..VALUES.len())]));
-            }
-        }
-        // Most must get past the first checks.
-        for (name, value) in
-            [("b", "Orders"), ("topic", "Orders"), ("e", "1"), ("queueId", "1"), ("g", "5"), ("f", "0")]
-        {
-            if random.random_ratio(9, 10) {
-                fields.retain(|(known, _)| *known != name);
-                fields.push((name, value));
-            }
+        let mut fields = GOOD.to_vec();
+        for _ in 0..random.random_range(0..4) {
+            fields[random.random_range(0..GOOD.len())].1 = BAD[random.random_range(0..BAD.len())];
         }
         let mut body = if random.random() { batch.clone() } else { vec![7; random.random_range(0..64)] };
         if random.random() && !body.is_empty() {
@@ -94,15 +85,16 @@ fn whatever_is_asked_is_answered_once_and_the_broker_goes_on() {
             body[at] = random.random();
         }
         shard.ask(&client, opaque, &Ask { code, fields: &fields, body: &body, oneway: false });
+        let is_held = shard.broker.borrow().held_pulls.len() > held;
         shard.commit();
-        let held = shard.broker.borrow().held_pulls.len();
         let answered = answers(&client);
-        assert!(answered.iter().all(|answer| answer.opaque <= opaque));
-        assert!(answered.iter().filter(|answer| answer.opaque == opaque).count() <= 1);
-        assert!(held <= 4_000 && shard.broker.borrow().appends.waiting() == 0);
+        let to_this = answered.iter().filter(|answer| answer.opaque == opaque).count();
+        assert_eq!(to_this + usize::from(is_held), 1, "code {code} {fields:?}: {answered:?}");
+        held = shard.broker.borrow().held_pulls.len();
+        good += answered.iter().filter(|answer| answer.code == 0).count();
+        assert_eq!(shard.broker.borrow().appends.waiting(), 0);
     }
-    let held = shard.broker.borrow().held_pulls.len();
-    super::super::connection_closed(&shard.broker, client.id());
-    println!("{held} pulls were held at the end");
+    assert!(good > 500, "only {good} of 4000 requests had success: the test has lost its reach");
+    connection_closed(&shard.broker, client.id());
     assert!(shard.broker.borrow().held_pulls.is_empty());
 }
