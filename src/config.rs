@@ -48,8 +48,6 @@ pub struct Config {
     pub auto_create_subscription_group: bool,
     /// Queues of TBW102, the most that an automatically made topic gets on one shard.
     pub default_topic_queues: u32,
-    /// RocketMQ's `messageDelayLevel`, as typed; `None` is RocketMQ's own 18 levels.
-    pub message_delay_level: Option<String>,
     pub cores: Vec<CoreConfig>,
 }
 
@@ -131,7 +129,6 @@ impl Config {
             auto_create_topic: text.auto_create_topic_enable.unwrap_or(true),
             auto_create_subscription_group: text.auto_create_subscription_group.unwrap_or(true),
             default_topic_queues,
-            message_delay_level: text.message_delay_level.clone(),
             cores: placement::resolve(&text, shards, allowed_cpus)?,
         })
     }

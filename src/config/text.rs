@@ -39,8 +39,6 @@ pub struct ConfigText {
     pub auto_create_subscription_group: Option<bool>,
     #[serde(rename = "defaultTopicQueueNums")]
     pub default_topic_queue_nums: Option<u32>,
-    #[serde(rename = "messageDelayLevel")]
-    pub message_delay_level: Option<String>,
     pub hot_tail: Option<Size>,
     pub cold_cache: Option<Size>,
     pub spin: Option<Span>,
@@ -71,7 +69,7 @@ pub struct WriteBuffersText {
     pub count: Option<usize>,
 }
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 18] = [
     "node_name",
     "brokerClusterName",
     "host",
@@ -86,7 +84,6 @@ const KEYS: [&str; 19] = [
     "autoCreateTopicEnable",
     "autoCreateSubscriptionGroup",
     "defaultTopicQueueNums",
-    "messageDelayLevel",
     "hot_tail",
     "cold_cache",
     "spin",
@@ -199,7 +196,6 @@ impl ConfigText {
                 .auto_create_subscription_group
                 .or(self.auto_create_subscription_group),
             default_topic_queue_nums: other.default_topic_queue_nums.or(self.default_topic_queue_nums),
-            message_delay_level: other.message_delay_level.or(self.message_delay_level),
             hot_tail: other.hot_tail.or(self.hot_tail),
             cold_cache: other.cold_cache.or(self.cold_cache),
             spin: other.spin.or(self.spin),
