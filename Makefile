@@ -10,9 +10,6 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 run: build ## build, start broker and name server with their data in ./data (DATA=…, ARGS=…)
-	@echo 'Send a first message, from another shell:'
-	@echo '    target/release/ringmq send hello "Hello RingMQ"'
-	@echo '    target/release/ringmq receive hello'
 	@exec target/release/ringmq serve --data $(DATA) $(ARGS)
 
 build: ## build the programs in release

@@ -147,8 +147,10 @@ fn announce(node: &Node) -> std::io::Result<()> {
     writeln!(out, "ready {}", addresses.join(" "))?;
     out.flush()?;
     let (_, name_server) = node.addresses().pop().expect("the name server is the last address");
-    eprintln!("Send a first message:  ringmq send hello 'first message' --namesrv {name_server}");
-    eprintln!("Read it:               ringmq receive hello --namesrv {name_server}");
+    let program = std::env::args().next().unwrap_or_else(|| "ringmq".to_owned());
+    eprintln!("Send a first message, from another shell:");
+    eprintln!("    {program} send hello 'Hello RingMQ' --namesrv {name_server}");
+    eprintln!("    {program} receive hello --namesrv {name_server}");
     Ok(())
 }
 
