@@ -60,7 +60,7 @@ impl Server {
     /// Starts a server with an empty store and waits until it is ready.
     pub(crate) fn start(settings: Settings) -> Self {
         let dir = tempfile::Builder::new().prefix("ringmq-").tempdir_in(disk_dir()).expect("make a folder");
-        let ports = free_ports(settings.shards as u16 + 1);
+        let ports = free_ports(u16::try_from(settings.shards).expect("a few shards") + 1);
         let mut server =
             Self { settings, dir, port: ports + 1, namesrv_port: ports, process: None, starts: 0 };
         server.start_again(settings);
