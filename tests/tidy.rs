@@ -1,7 +1,6 @@
 //! What no reader should have to check by eye: who imports whom, where `unsafe` and the runtime are named, heads of files, documents
 //! that name missing files, and paths of somebody's own machine.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +19,16 @@ fn modules_import_only_what_the_architecture_allows() {
     let mut wrong = check_imports("src", &root);
     wrong += &check_imports("shards/src", &engine);
     assert_clean("imports that docs/ARCHITECTURE.md does not allow", &wrong);
+}
+
+#[test]
+fn the_architecture_has_layers_and_no_cycle() {
+    for law in import_tables(&read(ARCHITECTURE)) {
+        assert_clean(
+            "rows of docs/ARCHITECTURE.md that import what is not below them",
+            &upward_imports(&law),
+        );
+    }
 }
 
 #[test]
@@ -142,6 +151,10 @@ fn the_checks_see_what_they_look_for() {
             && allowed(law, "high", "high")
     );
     assert!(!allowed(law, "unlisted", "low"));
+    assert_eq!(upward_imports(law), "");
+    let cycle = "| module | may import |\n| `low` | `high::deep` |\n| `high` | `low`, `shards` |\n";
+    let [law] = &import_tables(cycle)[..] else { panic!("one table") };
+    assert_eq!(upward_imports(law), "`low` may import `high::deep`, which has no row above it\n");
     assert_eq!(imports_of("use crate::low::{a, b}; // crate::not", "x"), ["low::"]);
     assert_eq!(imports_of("fn f(x: shards::append::B)", "x"), ["shards::append::B"]);
     assert_eq!(code_of("a(\"unsafe // \\\" b\"); // unsafe").trim(), "a();");
@@ -151,7 +164,10 @@ fn the_checks_see_what_they_look_for() {
     );
 }
 
-type Law = BTreeMap<String, Vec<String>>;
+/// A row of a table: a module, and what it may import.
+type Row = (String, Vec<String>);
+/// The rows of a table, in its order.
+type Law = Vec<Row>;
 
 /// The tables whose head is `| module | may import |`.
 fn import_tables(document: &str) -> Vec<Law> {
@@ -170,14 +186,14 @@ fn import_tables(document: &str) -> Vec<Law> {
                     .unwrap_or_default()
             };
             let module = names(columns.next()).remove(0);
-            law.insert(module, names(columns.next()));
+            law.push((module, names(columns.next())));
         }
     }
     tables.extend(current);
     tables
 }
 
-fn check_imports(folder: &str, law: &Law) -> String {
+fn check_imports(folder: &str, law: &[Row]) -> String {
     let mut wrong = String::new();
     let mut seen = Vec::new();
     for file in rust_files().into_iter().filter(|file| file.starts_with(&format!("{folder}/"))) {
@@ -186,7 +202,7 @@ fn check_imports(folder: &str, law: &Law) -> String {
         if module == "lib" || inside.ends_with("tests.rs") {
             continue;
         }
-        if !law.contains_key(&module) {
+        if row(law, &module).is_none() {
             note(&mut wrong, &file, 0, &format!("`{module}` has no row in {ARCHITECTURE}"));
             continue;
         }
@@ -201,17 +217,36 @@ fn check_imports(folder: &str, law: &Law) -> String {
         }
         seen.push(module);
     }
-    for module in law.keys().filter(|module| !seen.contains(module)) {
+    for (module, _) in law.iter().filter(|(module, _)| !seen.contains(module)) {
         let _ = writeln!(wrong, "{ARCHITECTURE}: `{module}` has a row but no file in {folder}");
     }
     wrong
 }
 
-fn allowed(law: &Law, module: &str, import: &str) -> bool {
+/// Imports of modules of the same package whose rows do not stand above the importing one. Without them the table has no cycle.
+fn upward_imports(law: &[Row]) -> String {
+    let mut wrong = String::new();
+    for (index, (module, imports)) in law.iter().enumerate() {
+        for import in imports {
+            let path = import.strip_prefix("ringmq::").unwrap_or(import);
+            let imported = path.split("::").next().expect("split gives a part");
+            if imported != "shards" && row(&law[..index], imported).is_none() {
+                let _ = writeln!(wrong, "`{module}` may import `{import}`, which has no row above it");
+            }
+        }
+    }
+    wrong
+}
+
+fn row<'a>(rows: &'a [Row], module: &str) -> Option<&'a [String]> {
+    rows.iter().find(|(name, _)| name == module).map(|(_, imports)| imports.as_slice())
+}
+
+fn allowed(law: &[Row], module: &str, import: &str) -> bool {
     let begins = |allowed: &str| {
         import.strip_prefix(allowed).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
     };
-    let Some(row) = law.get(module) else { return false };
+    let Some(row) = row(law, module) else { return false };
     begins(module) || row.iter().any(|allowed| begins(allowed))
 }
 

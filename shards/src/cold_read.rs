@@ -14,12 +14,11 @@ use std::task::{Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
 
-use crate::commit_log::segment::segment_path;
 use crate::consume_queue::QueueName;
 use crate::io::cold_file::{ColdFile, DIRECT_ALIGNMENT, Permits};
 use crate::io::task::spawn;
-use crate::message_store::ReadError;
 use crate::position::PhysicalOffset;
+use crate::segment::segment_path;
 
 /// Bytes of one chunk of the CommitLog, and of a ConsumeQueue, of which one read needs less.
 const SEGMENT_CHUNK_BYTES: u64 = 256 * 1024;
@@ -31,6 +30,24 @@ const OPEN_FILES_MAX: usize = 256;
 
 const _: () = assert!(SEGMENT_CHUNK_BYTES.is_multiple_of(DIRECT_ALIGNMENT));
 const _: () = assert!(QUEUE_CHUNK_BYTES.is_multiple_of(DIRECT_ALIGNMENT));
+
+/// Why stored messages could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The disk refused.
+    #[error("cannot read {path} at byte {at}: {reason}")]
+    Io { path: String, at: u64, reason: String },
+    /// What is on the disk is not the record that was stored there. Nothing of it leaves the store.
+    #[error(
+        "the CommitLog is damaged at physical offset {at}: {reason}; restore it from a copy or a replica"
+    )]
+    Damaged { at: PhysicalOffset, reason: String },
+    /// A ConsumeQueue file does not say what the CommitLog says. Deleting it makes the next start rebuild it.
+    #[error(
+        "the ConsumeQueue file {path} is damaged at byte {at}; stop the broker, delete the file and start again"
+    )]
+    DamagedQueue { path: String, at: u64 },
+}
 
 /// A file that is read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

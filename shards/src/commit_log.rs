@@ -20,18 +20,16 @@ use crate::append::{AppendBatch, AppendRefusal, Committed, Placement};
 use crate::commit_log::flush_plan::FlushPlan;
 use crate::commit_log::outcome_queue::OutcomeQueue;
 use crate::commit_log::queue_offsets::QueueOffsets;
-use crate::commit_log::segment::segment_start;
 use crate::io::block::{BlockPool, BlockWriter, TailBlock};
-use crate::log_shard::RecoveredLog;
 use crate::position::{PhysicalOffset, QueueOffset};
 use crate::record::{BLANK_BYTES, MAGIC_BLANK, RecordView, place, takes_queue_offset};
+use crate::segment::segment_start;
 
 pub mod flush_plan;
 mod outcome_queue;
 pub(crate) mod prewrite;
 mod queue_offsets;
 pub mod scan;
-pub mod segment;
 
 /// What the log is written in: every write starts and ends at a multiple of it.
 pub const PAGE_BYTES: usize = 4096;
@@ -48,6 +46,20 @@ pub struct CommitLogConfig {
     pub segment_bytes: u64,
     /// Most bytes of one flush, a multiple of a page, at least two.
     pub flush_bytes_max: usize,
+}
+
+/// What recovery found out about the log: all that is needed to go on appending.
+#[derive(Clone, Debug, Default)]
+pub struct RecoveredLog {
+    /// The starts of all segments, in log order, those beyond `end` too. None in a new store.
+    pub segments: Vec<PhysicalOffset>,
+    /// Where the next record goes.
+    pub end: PhysicalOffset,
+    /// Bytes of the last, partly filled page: from the page boundary to `end`.
+    pub tail_page: Vec<u8>,
+    /// The next queue offset of every queue that ever had a record.
+    pub queue_offsets: Vec<(String, u32, QueueOffset)>,
+    pub last_store_timestamp_ms: i64,
 }
 
 /// A log and what is not yet durable of it.

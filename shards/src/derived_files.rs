@@ -8,7 +8,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Checkpoint;
-use crate::commit_log::segment::{segment_path, segment_start};
 use crate::consume_queue::files::{QueueFiles, QueueState, QueuedEntry};
 use crate::consume_queue::{QueueHandle, QueueName};
 use crate::dispatch::IndexKey;
@@ -16,6 +15,7 @@ use crate::index_file::{IndexFiles, IndexLayout, KeyLookup, Slots};
 use crate::io::disk::Disk;
 use crate::position::{PhysicalOffset, QueueOffset};
 use crate::positions::{Positions, QueuePosition};
+use crate::segment::{segment_path, segment_start};
 
 /// Up to where the log is covered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -26,5 +26,6 @@ mod positions;
 pub mod record;
 pub mod recovery;
 pub mod sealed_file;
+pub mod segment;
 pub mod side_writer;
 pub mod store_dir;

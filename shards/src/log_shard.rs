@@ -21,15 +21,15 @@ use crate::append::{AppendBatch, AppendRefusal, Committed};
 use crate::commit_log::flush_plan::FlushPlan;
 use crate::commit_log::prewrite::{CHUNK_BYTES, Chunk, Prewrite};
 use crate::commit_log::scan::UNSYNCED_MARKER;
-use crate::commit_log::segment::{UNFINISHED_SUFFIX, segment_path, segment_start};
-use crate::commit_log::{CommitLog, CommitLogConfig, PAGE_BYTES};
+use crate::commit_log::{CommitLog, CommitLogConfig, PAGE_BYTES, RecoveredLog};
 use crate::io::block::BlockPool;
 use crate::io::disk::{Disk, StdDisk};
 use crate::io::host::free_bytes;
-use crate::io::log_file::{LogFile, WriteKind, ZeroBuffer, sync_dir};
+use crate::io::log_file::{LogFile, UNFINISHED_SUFFIX, WriteKind, ZeroBuffer, sync_dir};
 use crate::io::task::{Signal, sleep, spawn};
 use crate::limits::{FLUSH_BYTES_MAX, SEGMENT_BYTES_MIN, UNSYNCED_BYTES_MAX};
-use crate::position::{PhysicalOffset, QueueOffset};
+use crate::position::PhysicalOffset;
+use crate::segment::{segment_path, segment_start};
 
 /// How often the lazy flush mode syncs.
 const SYNC_INTERVAL: Duration = Duration::from_millis(500);
@@ -58,20 +58,6 @@ pub struct LogShardConfig {
     /// Size of one segment, bytes, a multiple of 4096.
     pub segment_bytes: u64,
     pub flush: FlushMode,
-}
-
-/// What recovery found out about the log: all that is needed to go on appending.
-#[derive(Clone, Debug, Default)]
-pub struct RecoveredLog {
-    /// The starts of all segments, in log order, those beyond `end` too. None in a new store.
-    pub segments: Vec<PhysicalOffset>,
-    /// Where the next record goes.
-    pub end: PhysicalOffset,
-    /// Bytes of the last, partly filled page: from the page boundary to `end`.
-    pub tail_page: Vec<u8>,
-    /// The next queue offset of every queue that ever had a record.
-    pub queue_offsets: Vec<(String, u32, QueueOffset)>,
-    pub last_store_timestamp_ms: i64,
 }
 
 /// Why a log cannot be opened.

@@ -17,6 +17,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use bytes::Bytes;
 
 use crate::append::Committed;
 use crate::cold_read::ColdReader;
-use crate::consume_queue::files::QueuedEntry;
+use crate::consume_queue::files::{QueueState, QueuedEntry};
 use crate::consume_queue::selection::{self, Selected, select};
 use crate::consume_queue::table::{ConsumeQueue, QueueTable};
 use crate::consume_queue::{QueueHandle, QueueName};
@@ -35,7 +36,6 @@ use crate::io::block::TailBlock;
 use crate::limits::{COLD_CACHE_BYTES, HOT_TAIL_BYTES};
 use crate::position::{PhysicalOffset, QueueOffset};
 use crate::record::{RecordError, RecordView};
-use crate::recovery::RecoveredServe;
 use crate::side_writer::SideWriter;
 
 mod cold;
@@ -43,8 +43,10 @@ mod get;
 mod hot_tail;
 mod log_reader;
 
+pub use crate::cold_read::ReadError;
+pub use crate::consume_queue::selection::{GetStatus, TagFilter};
 pub use cold::{ColdGet, ColdRecord};
-pub use get::{GetRequest, GetResult, GetStatus, QueueBounds, ReadError, TagFilter, TimeBoundary};
+pub use get::{GetRequest, GetResult, QueueBounds, TimeBoundary};
 
 use cold::{GetPlan, OldMessages, TimeMark};
 use hot_tail::HotTail;
@@ -75,6 +77,17 @@ impl Default for MessageStoreConfig {
             recent_bytes: RECENT_BYTES,
         }
     }
+}
+
+/// What the serve core goes on from.
+#[derive(Debug)]
+pub struct RecoveredServe {
+    pub(crate) dir: PathBuf,
+    pub(crate) segment_bytes: u64,
+    pub(crate) log_min: PhysicalOffset,
+    pub(crate) confirm_offset: PhysicalOffset,
+    pub(crate) covered: Covered,
+    pub(crate) queues: Vec<QueueState>,
 }
 
 /// A message that has become readable.

@@ -16,19 +16,20 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use crate::commit_log::RecoveredLog;
 use crate::commit_log::scan::{ScanError, ScanLog, cut, scan, torn_window_bytes};
-use crate::commit_log::segment::list_segments;
 use crate::consume_queue::files::{QueueState, QueuedEntry};
 use crate::consume_queue::{QueueHandle, QueueName};
 use crate::derived_files::{Covered, DerivedBatch, DerivedFiles};
 use crate::dispatch::derive;
 use crate::index_file::{IndexLayout, Slots};
 use crate::io::disk::Disk;
-use crate::log_shard::RecoveredLog;
+use crate::message_store::RecoveredServe;
 use crate::position::{PhysicalOffset, QueueOffset};
 use crate::positions::Positions;
 use crate::record::RecordView;
-use crate::side_writer::abort_path;
+use crate::segment::{SegmentError, list_segments};
+use crate::side_writer::{RecoveredSide, abort_path};
 
 mod snapshot_check;
 
@@ -65,25 +66,6 @@ pub struct RecoveredShard {
     pub report: RecoveryReport,
 }
 
-/// What the serve core goes on from.
-#[derive(Debug)]
-pub struct RecoveredServe {
-    pub(crate) dir: PathBuf,
-    pub(crate) segment_bytes: u64,
-    pub(crate) log_min: PhysicalOffset,
-    pub(crate) confirm_offset: PhysicalOffset,
-    pub(crate) covered: Covered,
-    pub(crate) queues: Vec<QueueState>,
-}
-
-/// What the side thread goes on from.
-#[derive(Debug)]
-pub struct RecoveredSide {
-    pub(crate) dir: PathBuf,
-    pub(crate) config: ShardConfig,
-    pub(crate) positions: Positions,
-}
-
 /// How far a recovery is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecoveryProgress {
@@ -113,6 +95,8 @@ pub struct RecoveryReport {
 /// Why a shard cannot start. The log was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
+    #[error(transparent)]
+    Segments(#[from] SegmentError),
     #[error(transparent)]
     Log(#[from] ScanError),
     #[error("cannot restore what is derived from the log in {dir}: {source}")]
@@ -208,7 +192,12 @@ pub fn recover_shard<D: Disk + Clone>(
             covered,
             queues,
         },
-        side: RecoveredSide { dir: dir.to_owned(), config: *config, positions: files.positions() },
+        side: RecoveredSide {
+            dir: dir.to_owned(),
+            segment_bytes: config.segment_bytes,
+            index: config.index,
+            positions: files.positions(),
+        },
         report,
     })
 }

@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::derived_files::{DerivedBacklog, DerivedBatch, DerivedFiles};
-use crate::index_file::{KeyLookup, Slots};
+use crate::index_file::{IndexLayout, KeyLookup, Slots};
 use crate::io::disk::Disk;
 use crate::position::PhysicalOffset;
-use crate::recovery::RecoveredSide;
+use crate::positions::Positions;
 
 /// How often what was derived is written.
 const WRITE_INTERVAL: Duration = Duration::from_millis(100);
@@ -36,6 +36,16 @@ pub struct SideWriter {
     batches: flume::Sender<DerivedBatch>,
     requests: flume::Sender<Request>,
     progress: Arc<Progress>,
+}
+
+/// What the side thread goes on from.
+#[derive(Debug)]
+pub struct RecoveredSide {
+    pub(crate) dir: PathBuf,
+    /// Size of one CommitLog file, bytes.
+    pub(crate) segment_bytes: u64,
+    pub(crate) index: IndexLayout,
+    pub(crate) positions: Positions,
 }
 
 /// How far the thread is; written by it, read on the serve core.
@@ -92,13 +102,12 @@ impl SideWriter {
     /// # Errors
     /// The files cannot be opened, or the thread cannot be started.
     pub fn start<D: Disk + 'static>(disk: D, recovered: RecoveredSide) -> io::Result<Self> {
-        let RecoveredSide { dir, config, positions } = recovered;
+        let RecoveredSide { dir, segment_bytes, index, positions } = recovered;
         let progress = Arc::new(Progress {
             written: AtomicU64::new(positions.log_end),
             written_entries: AtomicU64::new(0),
         });
-        let files =
-            DerivedFiles::open(disk, &dir, config.segment_bytes, config.index, positions, Slots::Read)?;
+        let files = DerivedFiles::open(disk, &dir, segment_bytes, index, positions, Slots::Read)?;
         let (batches, batches_in) = flume::bounded(BATCHES_MAX);
         let (requests, requests_in) = flume::bounded(REQUESTS_MAX);
         let thread = SideThread {

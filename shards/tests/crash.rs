@@ -19,16 +19,16 @@ use bytes::BytesMut;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use shards::append::{AppendBatch, AppendOutcome, Placement};
+use shards::commit_log::RecoveredLog;
 use shards::commit_log::scan::{ScanError, ScanLog, UNSYNCED_MARKER, cut, scan};
-use shards::commit_log::segment::{list_segments, segment_path};
 use shards::commit_log::{CommitLog, CommitLogConfig, PAGE_BYTES};
 use shards::index_file::IndexLayout;
 use shards::io::block::BlockPool;
 use shards::io::disk::{Disk, DiskFile};
-use shards::log_shard::RecoveredLog;
 use shards::position::{PhysicalOffset, QueueOffset};
 use shards::record::{RecordFields, RecordView};
 use shards::recovery::{ShardConfig, recover_shard};
+use shards::segment::{list_segments, segment_path};
 
 use disk_model::{ModelDisk, Stop};
 
@@ -165,7 +165,7 @@ fn check_consume_queues(disk: &ModelDisk, found: &[Known]) -> Result<(), Failed>
 }
 
 /// Reads the log as the production recovery does, and repairs it.
-fn recover_log(disk: &ModelDisk) -> Result<(RecoveredLog, Vec<Known>), ScanError> {
+fn recover_log(disk: &ModelDisk) -> Result<(RecoveredLog, Vec<Known>), Failed> {
     let dir = log_dir();
     let segments = list_segments(disk, &dir, SEGMENT_BYTES)?;
     let marker = Path::new("/shard").join(UNSYNCED_MARKER);

@@ -11,12 +11,12 @@ use disk_model::{ModelDisk, Stop};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use shards::append::Placement;
-use shards::commit_log::segment::segment_path;
 use shards::index_file::IndexLayout;
 use shards::io::disk::{Disk, DiskFile};
 use shards::position::{PhysicalOffset, QueueOffset};
 use shards::record::{BLANK_BYTES, MAGIC_BLANK, RecordFields, place};
 use shards::recovery::{ShardConfig, recover_shard};
+use shards::segment::segment_path;
 
 const SEEDS: u64 = 100;
 const SEGMENT_BYTES: u64 = 64 << 10;

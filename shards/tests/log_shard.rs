@@ -8,17 +8,18 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use shards::append::{AppendBatch, AppendOutcome, AppendRefusal, Committed, Placement};
+use shards::commit_log::RecoveredLog;
 use shards::commit_log::scan::{ScanEnd, ScanError, ScanLog, UNSYNCED_MARKER, scan, torn_window_bytes};
-use shards::commit_log::segment::list_segments;
 use shards::io::block::BlockPool;
 use shards::io::disk::StdDisk;
 use shards::io::executor::{CoreSpec, start_core, write_probe_file};
 use shards::io::host::allowed_cpus;
 use shards::io::task::{Signal, spawn};
 use shards::limits::SEGMENT_BYTES_MIN;
-use shards::log_shard::{FlushMode, LogError, LogShard, LogShardConfig, RecoveredLog};
+use shards::log_shard::{FlushMode, LogError, LogShard, LogShardConfig};
 use shards::position::{PhysicalOffset, QueueOffset};
 use shards::record::RecordFields;
+use shards::segment::list_segments;
 
 const BODY_BYTES: usize = 100_000;
 

@@ -7,12 +7,13 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use shards::commit_log::RecoveredLog;
 use shards::io::block::BlockPool;
 use shards::io::mailbox::{MailSender, Mailbox};
 use shards::io::task::{self, Signal};
-use shards::log_shard::{LogShard, LogShardConfig, RecoveredLog};
+use shards::log_shard::{LogShard, LogShardConfig};
+use shards::message_store::RecoveredServe;
 use shards::message_store::{MessageStore, MessageStoreConfig, StoreExit};
-use shards::recovery::RecoveredServe;
 use shards::side_writer::SideWriter;
 use tracing::{error, warn};
 

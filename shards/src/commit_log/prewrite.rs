@@ -5,9 +5,9 @@
 //! behind everything that is placed; a flush that has caught up with it waits for it.
 
 use crate::commit_log::flush_plan::FlushPlan;
-use crate::commit_log::segment::segment_start;
 use crate::commit_log::{PAGE_BYTES, page_floor};
 use crate::position::PhysicalOffset;
+use crate::segment::segment_start;
 
 /// Bytes written at once, but for the end of a segment: as long as a large flush, which may have to wait for it.
 pub(crate) const CHUNK_BYTES: usize = 1 << 20;

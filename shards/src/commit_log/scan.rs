@@ -15,12 +15,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::commit_log::segment::{segment_path, segment_start};
 use crate::commit_log::{PAGE_BYTES, page_floor};
 use crate::io::disk::{Disk, DiskFile};
 use crate::limits::{FLUSH_BYTES_MAX, UNSYNCED_BYTES_MAX};
 use crate::position::PhysicalOffset;
 use crate::record::{IDENTITY_BYTES, MAGIC_V1, MAGIC_V2, RecordError, RecordView, peek_size};
+use crate::segment::{segment_path, segment_start};
 
 /// Name of the file in a shard's folder that exists while the log may hold more than one flush of undurable bytes: it
 /// is or was written in the lazy flush mode.
@@ -38,18 +38,6 @@ const ZERO_PAGE: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
 pub enum ScanError {
     #[error("cannot read or repair {path}: {source}")]
     Io { path: PathBuf, source: io::Error },
-    #[error(
-        "{path} is not named like a CommitLog file of {segment_bytes} bytes (20 digits, a multiple of that size); \
-         move it away, or use the size that the store was made with"
-    )]
-    SegmentName { path: PathBuf, segment_bytes: u64 },
-    #[error(
-        "{path} has {found_bytes} bytes, but the CommitLog files of this store have {segment_bytes}; \
-         restore it, or use the size that the store was made with"
-    )]
-    SegmentSize { path: PathBuf, found_bytes: u64, segment_bytes: u64 },
-    #[error("{path} is missing between other CommitLog files; restore it")]
-    SegmentMissing { path: PathBuf },
     #[error("a scan from log offset {from} is not possible: the log goes from {log_start} to {log_end}")]
     FromOutside { from: PhysicalOffset, log_start: PhysicalOffset, log_end: PhysicalOffset },
     /// A bad place with good, newer records behind it. Never cut: that would lose acknowledged messages.
@@ -65,7 +53,7 @@ pub enum ScanError {
 pub struct ScanLog<'a> {
     /// The folder of the segments.
     pub dir: &'a Path,
-    /// Their starts, as [`crate::commit_log::segment::list_segments`] gives them.
+    /// Their starts, as [`crate::segment::list_segments`] gives them.
     pub segments: &'a [PhysicalOffset],
     pub segment_bytes: u64,
     /// Most bytes that could be written and not yet durable when the process died: see [`torn_window_bytes`].

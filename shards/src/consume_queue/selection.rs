@@ -2,7 +2,6 @@
 
 use crate::consume_queue::{ENTRY_BYTES, Entry};
 use crate::limits::{PULL_BYTES_MAX, PULL_MESSAGES_MAX};
-use crate::message_store::{GetStatus, TagFilter};
 use crate::position::{PhysicalOffset, QueueOffset};
 
 /// Entries looked at for one pull, in bytes of ConsumeQueue, unless it asks for more messages than that.
@@ -13,6 +12,59 @@ const OLD_BYTES_MAX: usize = 64 * 1024;
 /// What a client may ask for at least and at most, bytes.
 const ASKED_BYTES_MIN: usize = 100;
 const ASKED_BYTES_MAX: usize = 128 << 20;
+
+/// Which messages of a queue are wanted, by the hash of their tag.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TagFilter {
+    /// All of them.
+    #[default]
+    All,
+    /// Those whose tag hashes to one of these. A message without a tag has the code 0.
+    Codes(Vec<i64>),
+}
+
+impl TagFilter {
+    /// Whether a message with this tags code is wanted.
+    pub fn matches(&self, tags_code: i64) -> bool {
+        match self {
+            Self::All => true,
+            Self::Codes(codes) => codes.contains(&tags_code),
+        }
+    }
+}
+
+/// How a read went, with RocketMQ's names, which clients see as the remark of a pull answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GetStatus {
+    Found,
+    NoMatchedMessage,
+    MessageWasRemoving,
+    OffsetFoundNull,
+    OffsetOverflowBadly,
+    OffsetOverflowOne,
+    OffsetTooSmall,
+    NoMatchedLogicQueue,
+    NoMessageInQueue,
+    OffsetReset,
+}
+
+impl GetStatus {
+    /// RocketMQ's name of this status.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Found => "FOUND",
+            Self::NoMatchedMessage => "NO_MATCHED_MESSAGE",
+            Self::MessageWasRemoving => "MESSAGE_WAS_REMOVING",
+            Self::OffsetFoundNull => "OFFSET_FOUND_NULL",
+            Self::OffsetOverflowBadly => "OFFSET_OVERFLOW_BADLY",
+            Self::OffsetOverflowOne => "OFFSET_OVERFLOW_ONE",
+            Self::OffsetTooSmall => "OFFSET_TOO_SMALL",
+            Self::NoMatchedLogicQueue => "NO_MATCHED_LOGIC_QUEUE",
+            Self::NoMessageInQueue => "NO_MESSAGE_IN_QUEUE",
+            Self::OffsetReset => "OFFSET_RESET",
+        }
+    }
+}
 
 /// What bounds a selection.
 #[derive(Clone, Debug)]

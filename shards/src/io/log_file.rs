@@ -9,7 +9,8 @@ use std::rc::Rc;
 
 use glommio::io::{Directory, DmaBuffer, DmaFile, OpenOptions};
 
-use crate::commit_log::segment::UNFINISHED_SUFFIX;
+/// A file of the log has this ending while it is being made; the final name appears when it has its full size.
+pub const UNFINISHED_SUFFIX: &str = ".tmp";
 
 /// What a finished write promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

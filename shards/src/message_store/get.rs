@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::position::{PhysicalOffset, QueueOffset};
+use crate::consume_queue::selection::{GetStatus, TagFilter};
+use crate::position::QueueOffset;
 
 /// A read of one queue from one offset on.
 #[derive(Clone, Copy, Debug)]
@@ -16,59 +17,6 @@ pub struct GetRequest<'a> {
     /// Most bytes of records wanted.
     pub bytes_max: usize,
     pub filter: &'a TagFilter,
-}
-
-/// Which messages of a queue are wanted, by the hash of their tag.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum TagFilter {
-    /// All of them.
-    #[default]
-    All,
-    /// Those whose tag hashes to one of these. A message without a tag has the code 0.
-    Codes(Vec<i64>),
-}
-
-impl TagFilter {
-    /// Whether a message with this tags code is wanted.
-    pub fn matches(&self, tags_code: i64) -> bool {
-        match self {
-            Self::All => true,
-            Self::Codes(codes) => codes.contains(&tags_code),
-        }
-    }
-}
-
-/// How a read went, with RocketMQ's names, which clients see as the remark of a pull answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GetStatus {
-    Found,
-    NoMatchedMessage,
-    MessageWasRemoving,
-    OffsetFoundNull,
-    OffsetOverflowBadly,
-    OffsetOverflowOne,
-    OffsetTooSmall,
-    NoMatchedLogicQueue,
-    NoMessageInQueue,
-    OffsetReset,
-}
-
-impl GetStatus {
-    /// RocketMQ's name of this status.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Found => "FOUND",
-            Self::NoMatchedMessage => "NO_MATCHED_MESSAGE",
-            Self::MessageWasRemoving => "MESSAGE_WAS_REMOVING",
-            Self::OffsetFoundNull => "OFFSET_FOUND_NULL",
-            Self::OffsetOverflowBadly => "OFFSET_OVERFLOW_BADLY",
-            Self::OffsetOverflowOne => "OFFSET_OVERFLOW_ONE",
-            Self::OffsetTooSmall => "OFFSET_TOO_SMALL",
-            Self::NoMatchedLogicQueue => "NO_MATCHED_LOGIC_QUEUE",
-            Self::NoMessageInQueue => "NO_MESSAGE_IN_QUEUE",
-            Self::OffsetReset => "OFFSET_RESET",
-        }
-    }
 }
 
 /// What a read found.
@@ -120,22 +68,4 @@ pub enum TimeBoundary {
     Lower,
     /// The last message stored at or before the time; 0 when there is none.
     Upper,
-}
-
-/// Why stored messages could not be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
-    /// The disk refused.
-    #[error("cannot read {path} at byte {at}: {reason}")]
-    Io { path: String, at: u64, reason: String },
-    /// What is on the disk is not the record that was stored there. Nothing of it leaves the store.
-    #[error(
-        "the CommitLog is damaged at physical offset {at}: {reason}; restore it from a copy or a replica"
-    )]
-    Damaged { at: PhysicalOffset, reason: String },
-    /// A ConsumeQueue file does not say what the CommitLog says. Deleting it makes the next start rebuild it.
-    #[error(
-        "the ConsumeQueue file {path} is damaged at byte {at}; stop the broker, delete the file and start again"
-    )]
-    DamagedQueue { path: String, at: u64 },
 }

@@ -7,14 +7,13 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use crate::cold_read::{ColdName, ColdReader, Stretch};
-use crate::commit_log::segment::segment_start;
+use crate::cold_read::{ColdName, ColdReader, ReadError, Stretch};
 use crate::consume_queue::selection::Selected;
 use crate::consume_queue::{ENTRY_BYTES, Entry, FILE_BYTES, QueueName, file_place};
-use crate::message_store::ReadError;
 use crate::message_store::hot_tail::HotTail;
 use crate::position::{PhysicalOffset, QueueOffset};
 use crate::record::{BLANK_BYTES, RecordView, peek_size};
+use crate::segment::segment_start;
 
 #[derive(Debug)]
 pub(crate) struct LogReader {

@@ -9,7 +9,6 @@ use std::path::Path;
 use hashbrown::HashSet;
 
 use crate::commit_log::scan::ScanLog;
-use crate::commit_log::segment::{segment_path, segment_start};
 use crate::consume_queue::{ENTRY_BYTES, Entry, FILE_BYTES, QueueName, file_place};
 use crate::index_file;
 use crate::io::disk::{Disk, DiskFile};
@@ -17,6 +16,7 @@ use crate::position::{PhysicalOffset, QueueOffset};
 use crate::positions::{Positions, QueuePosition};
 use crate::record::{RecordView, peek_size};
 use crate::recovery::ShardConfig;
+use crate::segment::{segment_path, segment_start};
 
 /// As much of a record as says where it belongs: its queue id, its queue offset and its physical offset.
 const IDENTITY_BYTES: usize = 36;

@@ -3,14 +3,31 @@
 //! All segments of a log have the same size. A segment's name is the log offset of its first byte in 20 digits, so
 //! its start says all.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::commit_log::scan::ScanError;
 use crate::io::disk::{Disk, DiskFile};
+use crate::io::log_file::UNFINISHED_SUFFIX;
 use crate::position::PhysicalOffset;
 
-/// A segment has this ending while it is being made; the final name appears when it has its full size.
-pub const UNFINISHED_SUFFIX: &str = ".tmp";
+/// Why the segments of a log cannot be told. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum SegmentError {
+    #[error("cannot read {path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error(
+        "{path} is not named like a CommitLog file of {segment_bytes} bytes (20 digits, a multiple of that size); \
+         move it away, or use the size that the store was made with"
+    )]
+    Name { path: PathBuf, segment_bytes: u64 },
+    #[error(
+        "{path} has {found_bytes} bytes, but the CommitLog files of this store have {segment_bytes}; \
+         restore it, or use the size that the store was made with"
+    )]
+    Size { path: PathBuf, found_bytes: u64, segment_bytes: u64 },
+    #[error("{path} is missing between other CommitLog files; restore it")]
+    Missing { path: PathBuf },
+}
 
 /// The file of the segment that starts at `start`.
 pub fn segment_path(dir: &Path, start: PhysicalOffset) -> PathBuf {
@@ -31,8 +48,8 @@ pub fn list_segments<D: Disk>(
     disk: &D,
     dir: &Path,
     segment_bytes: u64,
-) -> Result<Vec<PhysicalOffset>, ScanError> {
-    let io_error = |path: &Path, source| ScanError::Io { path: path.to_owned(), source };
+) -> Result<Vec<PhysicalOffset>, SegmentError> {
+    let io_error = |path: &Path, source| SegmentError::Io { path: path.to_owned(), source };
     let mut names = disk.list(dir).map_err(|error| io_error(dir, error))?;
     names.retain(|name| !name.as_encoded_bytes().ends_with(UNFINISHED_SUFFIX.as_bytes()));
     let mut starts: Vec<PhysicalOffset> = Vec::with_capacity(names.len());
@@ -41,19 +58,19 @@ pub fn list_segments<D: Disk>(
         let start = name
             .to_str()
             .and_then(|name| parse_name(name, segment_bytes))
-            .ok_or_else(|| ScanError::SegmentName { path: path.clone(), segment_bytes })?;
+            .ok_or_else(|| SegmentError::Name { path: path.clone(), segment_bytes })?;
         let found_bytes =
             disk.open(&path).and_then(|file| file.len()).map_err(|error| io_error(&path, error))?;
         if found_bytes == 0 && index + 1 == names.len() {
             break;
         }
         if found_bytes != segment_bytes {
-            return Err(ScanError::SegmentSize { path, found_bytes, segment_bytes });
+            return Err(SegmentError::Size { path, found_bytes, segment_bytes });
         }
         if let Some(expected) = starts.last().map(|previous| previous.plus(segment_bytes))
             && expected != start
         {
-            return Err(ScanError::SegmentMissing { path: segment_path(dir, expected) });
+            return Err(SegmentError::Missing { path: segment_path(dir, expected) });
         }
         starts.push(start);
     }
@@ -111,7 +128,7 @@ mod tests {
         for name in ["notes.txt", "00000000000000000001", "99999999999999999999", "+0000000000000008192"] {
             let dir = dir_with(&[(name, 8192)]);
             let error = list_segments(&StdDisk, dir.path(), 8192).unwrap_err();
-            assert!(matches!(error, ScanError::SegmentName { .. }), "{name}: {error}");
+            assert!(matches!(error, SegmentError::Name { .. }), "{name}: {error}");
         }
     }
 }
