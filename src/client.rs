@@ -188,7 +188,7 @@ impl Client {
             return Ok(route);
         }
         match self.route(AUTO_CREATE_TOPIC)? {
-            Some(template) => Ok(template.as_template_for(topic, AUTO_CREATE_QUEUES)),
+            Some(template) => Ok(template.into_template_for(topic, AUTO_CREATE_QUEUES)),
             None => Err(ClientError::NoRoute { topic: topic.to_owned() }),
         }
     }

@@ -56,7 +56,7 @@ pub struct Findings {
 }
 
 /// The acknowledgements of all files, and what has been seen of them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Expected {
     runs: HashMap<RunId, Payload>,
     /// By broker name and queue: what must be at which offset.
@@ -149,17 +149,6 @@ fn read_queue(client: &mut Client, queue: &Queue, expected: &mut Expected) -> Re
 
 fn name_of(queue: &Queue) -> String {
     format!("{} queue {}", queue.broker_name, queue.queue_id)
-}
-
-impl Default for Expected {
-    fn default() -> Self {
-        Self {
-            runs: HashMap::new(),
-            queues: HashMap::new(),
-            seen: HashSet::new(),
-            findings: Findings::default(),
-        }
-    }
 }
 
 impl Expected {

@@ -112,7 +112,7 @@ impl TopicRoute {
     }
 
     /// This route read as the one that a new topic will have.
-    pub(super) fn as_template_for(mut self, topic: &str, queues_max: u32) -> Self {
+    pub(super) fn into_template_for(mut self, topic: &str, queues_max: u32) -> Self {
         topic.clone_into(&mut self.topic);
         for numbers in &mut self.queues {
             numbers.read_queue_nums = numbers.read_queue_nums.min(queues_max);

@@ -1,4 +1,4 @@
-//! The example of the README, word for word, against a running server.
+//! The examples of the README, word for word, against a running server.
 
 use std::process::Command;
 
@@ -6,6 +6,21 @@ use crate::support::java::Java;
 use crate::support::program::run;
 use crate::support::server::{Server, Settings};
 use crate::support::{beside_others, source};
+
+#[test]
+fn the_commands_of_the_readme_send_and_receive() {
+    let _guard = beside_others();
+    let readme = std::fs::read_to_string(source("README.md")).expect("read the README");
+    let server = Server::start(Settings::default());
+    let mut printed = String::new();
+    for line in readme.lines().filter_map(|line| line.strip_prefix("    target/release/ringmq ")) {
+        let command = format!("'{}' {line} --namesrv {}", env!("CARGO_BIN_EXE_ringmq"), server.namesrv());
+        let output =
+            run(Command::new("sh").args(["-c", &command]), "The README's commands must work as they stand.");
+        printed += &String::from_utf8_lossy(&output.stdout);
+    }
+    assert!(printed.contains("Hello RingMQ"), "{printed}");
+}
 
 #[test]
 fn the_example_of_the_readme_sends_and_receives() {
