@@ -11,11 +11,13 @@
 //! window as small as their flushes are, so that a crash that looks like damage would show.
 
 mod disk_model;
+mod plain_record;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::BytesMut;
+use plain_record::encode_plain;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use shards::append::{AppendBatch, AppendOutcome, Placement};
@@ -26,7 +28,7 @@ use shards::index_file::IndexLayout;
 use shards::io::block::BlockPool;
 use shards::io::disk::{Disk, DiskFile};
 use shards::position::{PhysicalOffset, QueueOffset};
-use shards::record::{RecordFields, RecordView};
+use shards::record::RecordView;
 use shards::recovery::{ShardConfig, recover_shard};
 use shards::segment::{list_segments, segment_path};
 
@@ -293,21 +295,7 @@ impl<'a> Process<'a> {
             let mut body = vec![0; self.random.random_range(8..bytes_max)];
             body.fill(b'a' + u8::try_from(id % 26).unwrap());
             body[..8].copy_from_slice(&id.to_be_bytes());
-            let host = "10.0.0.1:10911".parse().unwrap();
-            let fields = RecordFields {
-                topic: "topic",
-                queue_id,
-                flag: 0,
-                sys_flag: 0,
-                born_timestamp_ms: 1,
-                born_host: host,
-                store_host: host,
-                reconsume_times: 0,
-                prepared_transaction_offset: 0,
-                body: &body,
-                properties: b"TAGS\x01a\x02KEYS\x01k\x02",
-            };
-            let bytes = fields.encode(&mut records).unwrap();
+            let bytes = encode_plain(&mut records, "topic", queue_id, b"TAGS\x01a\x02KEYS\x01k\x02", &body);
             self.oracle.given.push((id, queue_id, u32::try_from(bytes).unwrap()));
         }
         let now_ms = self.random.random_range(1..1000);

@@ -2,6 +2,7 @@
 //! is derived. The log half is played by [`fixture::Log`], which places records and confirms them when the test says so.
 
 mod fixture;
+mod plain_record;
 
 use std::collections::BTreeMap;
 use std::fs;

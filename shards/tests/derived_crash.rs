@@ -2,19 +2,21 @@
 //! left, the files are in the end those of a shard that never crashed, byte by byte.
 
 mod disk_model;
+mod plain_record;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::BytesMut;
 use disk_model::{ModelDisk, Stop};
+use plain_record::encode_plain;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use shards::append::Placement;
 use shards::index_file::IndexLayout;
 use shards::io::disk::{Disk, DiskFile};
 use shards::position::{PhysicalOffset, QueueOffset};
-use shards::record::{BLANK_BYTES, MAGIC_BLANK, RecordFields, place};
+use shards::record::{BLANK_BYTES, MAGIC_BLANK, place};
 use shards::recovery::{ShardConfig, recover_shard};
 use shards::segment::segment_path;
 
@@ -41,23 +43,9 @@ impl Log {
             let topic = random.random_range(0..2);
             let queue_id = random.random_range(0..3);
             let properties = format!("KEYS\x01k{} all\x02TAGS\x01t{}\x02", self.number, self.number % 3);
-            let host = "10.0.0.1:10911".parse().unwrap();
             let body = vec![b'.'; random.random_range(0..800)];
-            let fields = RecordFields {
-                topic: ["one", "two"][topic],
-                queue_id,
-                flag: 0,
-                sys_flag: 0,
-                born_timestamp_ms: 1,
-                born_host: host,
-                store_host: host,
-                reconsume_times: 0,
-                prepared_transaction_offset: 0,
-                body: &body,
-                properties: properties.as_bytes(),
-            };
             let mut record = BytesMut::new();
-            fields.encode(&mut record).unwrap();
+            encode_plain(&mut record, ["one", "two"][topic], queue_id, properties.as_bytes(), &body);
             let rest = SEGMENT_BYTES - self.end % SEGMENT_BYTES;
             if (record.len() + BLANK_BYTES) as u64 > rest {
                 let mut blank = u32::try_from(rest).unwrap().to_be_bytes().to_vec();

@@ -1,5 +1,7 @@
 //! The real log half on a real executor and real files: append, stop or die, read back.
 
+mod plain_record;
+
 use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
@@ -7,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use plain_record::encode_plain;
 use shards::append::{AppendBatch, AppendOutcome, AppendRefusal, Committed, Placement};
 use shards::commit_log::RecoveredLog;
 use shards::commit_log::scan::{ScanEnd, ScanError, ScanLog, UNSYNCED_MARKER, scan, torn_window_bytes};
@@ -18,7 +21,6 @@ use shards::io::task::{Signal, spawn};
 use shards::limits::SEGMENT_BYTES_MIN;
 use shards::log_shard::{FlushMode, LogError, LogShard, LogShardConfig};
 use shards::position::{PhysicalOffset, QueueOffset};
-use shards::record::RecordFields;
 use shards::segment::list_segments;
 
 const BODY_BYTES: usize = 100_000;
@@ -28,21 +30,7 @@ fn batch(first: u64, count: u32) -> AppendBatch {
     for index in first..first + u64::from(count) {
         let mut body = vec![b'.'; BODY_BYTES];
         body[..8].copy_from_slice(&index.to_be_bytes());
-        let host = "127.0.0.1:10911".parse().unwrap();
-        let fields = RecordFields {
-            topic: "topic",
-            queue_id: u32::try_from(index % 3).unwrap(),
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp_ms: 1,
-            born_host: host,
-            store_host: host,
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: &body,
-            properties: b"KEYS\x01k\x02",
-        };
-        fields.encode(&mut records).unwrap();
+        encode_plain(&mut records, "topic", u32::try_from(index % 3).unwrap(), b"KEYS\x01k\x02", &body);
     }
     AppendBatch { records: records.freeze(), count }
 }
