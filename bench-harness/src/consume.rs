@@ -13,7 +13,7 @@ use crate::monitor::{Watch, shows_progress, watch};
 use crate::options::{ReportOptions, TargetOptions, parse_duration};
 use crate::produce::headline;
 use crate::puller::{PullPlan, PullQueue, Pulling};
-use crate::report::{Outcome, Report, unix_seconds};
+use crate::report::{Outcome, Report, print, unix_seconds};
 use crate::target::{broker_pids, by_broker};
 
 /// Where to begin.
@@ -29,13 +29,16 @@ pub enum From {
 
 /// Pull messages from all queues and measure the throughput.
 #[derive(Args, Clone, Debug, Serialize)]
-#[command(after_help = "Examples:
+#[command(
+    args_override_self = true,
+    after_help = "Examples:
   Read back all there is:
     ringmq-bench consume --topic bench
   Follow for a minute what others send:
     ringmq-bench consume --topic bench --from last --duration 60s
 
-Exit status: 0 when all went well; 1 when there was any error, a gap in the queue offsets among them.")]
+Exit status: 0 when all went well; 1 when there was any error, a gap in the queue offsets among them."
+)]
 pub struct ConsumeArgs {
     #[command(flatten)]
     pub target: TargetOptions,
@@ -110,8 +113,8 @@ pub fn run(args: &ConsumeArgs) -> Result<(), BenchError> {
     let mean_size = usize::try_from(received.body_bytes / received.messages.max(1)).unwrap_or(usize::MAX);
     let mut result = Outcome::of(&observed, mean_size, !pids.is_empty());
     result.errors = received.errors;
-    print!("{}", headline("consume", &args.report, topic, &brokers));
-    print!("{}", result.table());
+    print(&headline("consume", &args.report, topic, &brokers));
+    print(&result.table());
     let errors = result.errors.total();
     if let Some(path) = &args.report.json {
         Report {

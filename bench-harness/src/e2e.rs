@@ -16,7 +16,7 @@ use crate::monitor::{Watch, shows_progress, watch};
 use crate::options::{LoadOptions, ReportOptions, TargetOptions};
 use crate::produce::{LEAD, headline, load_plan};
 use crate::puller::{PullPlan, Pulling};
-use crate::report::{Outcome, Report, unix_seconds};
+use crate::report::{Outcome, Report, print, unix_seconds};
 use crate::target::{broker_pids, by_broker, producing_route};
 
 /// How long the consumers may take for the last messages after the producers have ended.
@@ -24,13 +24,16 @@ const CATCH_UP: Duration = Duration::from_secs(10);
 
 /// Send and receive, and measure the way from one to the other.
 #[derive(Args, Clone, Debug, Serialize)]
-#[command(after_help = "Examples:
+#[command(
+    args_override_self = true,
+    after_help = "Examples:
   Latency at 1,000 messages per second:
     ringmq-bench e2e --rate 1000 --duration 30s
   As much as goes through, 64 requests under way:
     ringmq-bench e2e --in-flight 64 --duration 30s
 
-Exit status: 0 when all went well; 1 when there was any error, an acknowledged message that did not arrive among them.")]
+Exit status: 0 when all went well; 1 when there was any error, an acknowledged message that did not arrive among them."
+)]
 pub struct E2eArgs {
     #[command(flatten)]
     pub target: TargetOptions,
@@ -105,8 +108,8 @@ pub fn run(args: &E2eArgs) -> Result<(), BenchError> {
     if lost > 0 {
         result.errors.add("acknowledged and not received", "within 10 s of the last send", lost);
     }
-    print!("{}", headline("e2e", &args.report, topic, &brokers));
-    print!("{}", result.table());
+    print(&headline("e2e", &args.report, topic, &brokers));
+    print(&result.table());
     let errors = result.errors.total();
     if let Some(path) = &args.report.json {
         Report {

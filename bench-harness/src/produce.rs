@@ -16,7 +16,7 @@ use crate::machine::Machine;
 use crate::monitor::{Watch, shows_progress, watch};
 use crate::options::{LoadOptions, ReportOptions, TargetOptions};
 use crate::payload::{Payload, RunId};
-use crate::report::{Outcome, Report, unix_seconds};
+use crate::report::{Outcome, Report, print, unix_seconds};
 use crate::target::{broker_pids, by_broker, producing_route};
 
 /// From the last preparation to the first message.
@@ -24,7 +24,9 @@ pub(crate) const LEAD: Duration = Duration::from_millis(20);
 
 /// Send messages and measure the acknowledgements.
 #[derive(Args, Clone, Debug, Serialize)]
-#[command(after_help = "Examples:
+#[command(
+    args_override_self = true,
+    after_help = "Examples:
   Closed loop, 64 requests under way, 1 KiB, 30 s after 20 s of warming up:
     ringmq-bench produce --in-flight 64 --duration 30s --warmup 20s --flush SYNC_FLUSH --json result.json
   Open loop: latency at 3,000 messages per second, counted from the intended send times:
@@ -33,7 +35,8 @@ pub(crate) const LEAD: Duration = Duration::from_millis(20);
     ringmq-bench produce --topic million --messages 1000000 --record-acks acks
     ringmq-bench verify --acks acks
 
-Exit status: 0 when all went well; 1 when there was any error.")]
+Exit status: 0 when all went well; 1 when there was any error."
+)]
 pub struct ProduceArgs {
     #[command(flatten)]
     pub target: TargetOptions,
@@ -78,8 +81,8 @@ pub fn run(args: &ProduceArgs) -> Result<(), BenchError> {
 
     let result =
         Outcome::of(&observed, args.load.size, !pids.is_empty()).with_sent(&sent, args.load.rate.is_some());
-    print!("{}", headline("produce", &args.report, &args.target.topic, &brokers));
-    print!("{}", result.table());
+    print(&headline("produce", &args.report, &args.target.topic, &brokers));
+    print(&result.table());
     let errors = result.errors.total();
     if let Some(path) = &args.report.json {
         Report {

@@ -15,7 +15,7 @@ use ringmq::remoting::code::response;
 use crate::acks::{Ack, AcksHead, read_acks};
 use crate::error::BenchError;
 use crate::payload::{Payload, RunId, parse_key};
-use crate::report::grouped;
+use crate::report::{grouped, print};
 
 /// Problems that are printed one by one; the rest are only counted.
 const SHOWN_PROBLEMS: usize = 20;
@@ -55,6 +55,26 @@ pub struct Findings {
     first_problems: Vec<String>,
 }
 
+impl Findings {
+    fn summary(&self, topic: &str, queues: usize) -> String {
+        let mut out = format!(
+            "{topic}: {} messages read from {queues} queues: {} acknowledged, {} sent without acknowledgement, {} foreign; {} problems\n",
+            grouped(self.read),
+            grouped(self.acknowledged),
+            grouped(self.unacknowledged),
+            grouped(self.foreign),
+            grouped(self.problems),
+        );
+        for problem in &self.first_problems {
+            out += &format!("  {problem}\n");
+        }
+        if self.problems == 0 {
+            out += "  every acknowledged message is in its place, none twice, queue offsets dense\n";
+        }
+        out
+    }
+}
+
 /// The acknowledgements of all files, and what has been seen of them.
 #[derive(Debug, Default)]
 pub struct Expected {
@@ -88,20 +108,8 @@ pub fn run(args: &VerifyArgs) -> Result<(), BenchError> {
         read_queue(&mut client, queue, &mut expected)?;
     }
     let findings = expected.finish(args.allow_unacknowledged, args.allow_foreign);
-    println!(
-        "{topic}: {} messages read from {} queues: {} acknowledged, {} sent without acknowledgement, {} foreign; {} problems",
-        grouped(findings.read),
-        queues.len(),
-        grouped(findings.acknowledged),
-        grouped(findings.unacknowledged),
-        grouped(findings.foreign),
-        grouped(findings.problems),
-    );
-    for problem in &findings.first_problems {
-        println!("  {problem}");
-    }
+    print(&findings.summary(&topic, queues.len()));
     if findings.problems == 0 {
-        println!("  every acknowledged message is in its place, none twice, queue offsets dense");
         return Ok(());
     }
     Err(BenchError::NotAsAcknowledged(format!("{} problems", findings.problems)))
