@@ -131,6 +131,8 @@ pub struct Broker {
     /// When this broker was opened, milliseconds since the epoch.
     pub opened_ms: i64,
     files: Files,
+    /// The delay schedule rests: the node drains.
+    delivers: bool,
     closed: bool,
 }
 
@@ -216,6 +218,7 @@ impl Broker {
             outside,
             opened_ms: now_ms,
             files,
+            delivers: true,
             closed: false,
         })))
     }
@@ -260,6 +263,17 @@ impl Broker {
         self.closed
     }
 
+    /// Delivers no more delayed messages: what is not under way yet waits for the next start.
+    pub fn stop_delivering(&mut self) {
+        self.delivers = false;
+        self.delay.changed().raise();
+    }
+
+    /// Whether delayed messages may be delivered.
+    pub fn is_delivering(&self) -> bool {
+        self.delivers && !self.closed
+    }
+
     /// Marks the broker as closed and wakes the tasks that wait for something to do, so that they end.
     fn end_tasks(&mut self) {
         self.closed = true;
@@ -302,7 +316,12 @@ impl Broker {
         let offsets = files.offsets.hold(offsets, encode).await;
         let delays = match delays {
             Some(offsets) => {
-                files.delay_offsets.write(delay_offset::to_file(&offsets, wall_clock_ms())).await
+                let file = delay_offset::to_file(&offsets, wall_clock_ms());
+                let written = files.delay_offsets.write(file).await;
+                if written.is_err() {
+                    cell.borrow_mut().delay.not_persisted();
+                }
+                written
             }
             None => Ok(()),
         };

@@ -67,6 +67,8 @@ pub struct Connection {
     /// Request bytes that were taken and not yet answered, as reported by the processors.
     in_flight_bytes: Cell<usize>,
     closed: Cell<bool>,
+    /// A request is being served that has to wait for something.
+    is_deferring: Cell<bool>,
     last_moved: Cell<Instant>,
     next_opaque: Cell<i32>,
     task: RefCell<Option<Waker>>,
@@ -109,6 +111,7 @@ impl Connection {
             output: RefCell::default(),
             in_flight_bytes: Cell::new(0),
             closed: Cell::new(false),
+            is_deferring: Cell::new(false),
             last_moved: Cell::new(Instant::now()),
             next_opaque: Cell::new(0),
             task: RefCell::default(),
@@ -167,9 +170,10 @@ impl Connection {
         self.wake();
     }
 
-    /// Pushes a oneway request of ours. Always JSON: some clients read nothing else.
+    /// Pushes a oneway request of ours. Always JSON: some clients read nothing else. Left out for a peer that does not read: clients
+    /// look by themselves, too.
     pub fn notify(&self, code: i32, ext: &[(&str, &dyn Display)], body: &[u8]) {
-        if self.closed.get() {
+        if self.closed.get() || self.output.borrow().bytes() > CONNECTION_IN_FLIGHT_BYTES_MAX {
             return;
         }
         let opaque = self.next_opaque.get();
@@ -192,7 +196,7 @@ impl Connection {
         let before = self.in_flight_bytes.get();
         assert!(before >= bytes, "{bytes} bytes answered of {before} in flight");
         self.in_flight_bytes.set(before - bytes);
-        if before > CONNECTION_IN_FLIGHT_BYTES_MAX {
+        if before + self.output.borrow().bytes() > CONNECTION_IN_FLIGHT_BYTES_MAX {
             self.wake();
         }
     }
@@ -324,6 +328,11 @@ impl Server {
         self.connections.borrow().values().map(|connection| connection.output.borrow().bytes()).sum()
     }
 
+    /// Requests that are being served and have to wait for something.
+    pub fn deferred_requests(&self) -> usize {
+        self.connections.borrow().values().filter(|connection| connection.is_deferring.get()).count()
+    }
+
     async fn take_connections(self: Rc<Self>, sockets: Mailbox<(TcpStream, SocketAddr)>) {
         while let Some((socket, peer)) = sockets.receive().await {
             if self.connections.borrow().len() >= CONNECTIONS_MAX {
@@ -346,6 +355,10 @@ impl Server {
         let mut driver =
             Driver { server: &self, connection: &connection, stream, input: BytesMut::new(), deferred: None };
         let end = poll_fn(|context| driver.poll(context)).await;
+        if let Some(rest) = driver.deferred.take() {
+            // What was begun is ended: a topic half made would never get to the other shards.
+            task::spawn(rest);
+        }
         let _ = driver.stream.shutdown(Shutdown::Both).await;
         connection.closed.set(true);
         match end {
@@ -403,12 +416,17 @@ impl Driver<'_> {
             if let Err(end) = self.serve_input(context) {
                 return Poll::Ready(end);
             }
+            let was_held_back = !self.connection.may_read();
             if let Poll::Ready(Err(error)) = self.write_output(context) {
                 return Poll::Ready(End::Io(error));
             }
             self.connection.task.replace(Some(context.waker().clone()));
             if self.deferred.is_some() || !self.connection.may_read() {
                 return Poll::Pending;
+            }
+            if was_held_back {
+                // Whole frames may have arrived already: nothing else would wake this task for them.
+                continue;
             }
             if let Err(end) = ready!(self.read_input(context)) {
                 return Poll::Ready(end);
@@ -426,12 +444,14 @@ impl Driver<'_> {
                     return Ok(());
                 }
                 self.deferred = None;
+                self.connection.is_deferring.set(false);
             }
             if !self.connection.may_read() {
                 return Ok(());
             }
             let Some(frame) = split_frame(&mut self.input).map_err(End::Frame)? else { break };
             self.deferred = self.server.service.serve(self.connection, &frame).map_err(End::Header)?;
+            self.connection.is_deferring.set(self.deferred.is_some());
         }
         if self.input.is_empty() {
             // An idle connection holds no memory.

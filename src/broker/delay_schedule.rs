@@ -272,6 +272,11 @@ impl DelaySchedule {
         let started = self.levels.iter().zip(1..).filter(|(level, _)| level.delivered > QueueOffset::ZERO);
         Some(started.map(|(level, number)| (number, level.delivered)).collect())
     }
+
+    /// What [`Self::take_moved`] gave could not be written: the next call gives it again.
+    pub fn not_persisted(&mut self) {
+        self.moved = true;
+    }
 }
 
 impl Level {
@@ -339,6 +344,8 @@ mod tests {
         assert_eq!(schedule.due(i64::MAX).expect("again").next, QueueOffset::new(1));
         assert_eq!(schedule.take_moved(), Some(vec![(1, QueueOffset::new(1))]));
         assert_eq!(schedule.take_moved(), None);
+        schedule.not_persisted();
+        assert!(schedule.take_moved().is_some(), "a write that failed is made up for");
     }
 
     #[test]

@@ -220,30 +220,38 @@ impl Core {
         match message {
             Message::Append { shard, batch } => {
                 let logs = self.logs.borrow();
-                let running = logs.get(&shard).expect("appends are sent to the core of the shard's log");
+                let Some(running) = logs.get(&shard) else { return self.came_too_late(shard, "records") };
                 self.turns.during(Activity::PlacingRecords, || running.log.append(batch));
             }
             Message::Committed { shard, committed } => {
-                let broker = self.broker(shard);
+                let Some(broker) = self.broker(shard) else { return self.came_too_late(shard, "a commit") };
                 self.turns.during(Activity::Committing, || processor::commit::committed(&broker, committed));
             }
+            // The name server has forgotten our shards for good.
+            Message::Register(_) if self.stopping.get() => {}
             Message::Register(registration) => {
                 let name_server = self.name_server.borrow();
                 let name_server =
                     name_server.as_ref().expect("registrations are sent to the name server's core");
                 name_server.borrow_mut().register(*registration);
             }
-            Message::CreateTopic { shard, config } => {
-                create_topic_from_elsewhere(&self.broker(shard), *config)
-            }
+            Message::CreateTopic { shard, config } => match self.broker(shard) {
+                Some(broker) => create_topic_from_elsewhere(&broker, *config),
+                None => self.came_too_late(shard, "a topic"),
+            },
             Message::Stop(step) => task::spawn(Rc::clone(self).stop(step)),
         }
     }
 
-    fn broker(&self, shard: u32) -> BrokerCell {
-        Rc::clone(
-            self.brokers.borrow().get(&shard).expect("messages are sent to the core that serves the shard"),
-        )
+    fn broker(&self, shard: u32) -> Option<BrokerCell> {
+        self.brokers.borrow().get(&shard).map(Rc::clone)
+    }
+
+    /// A message for a half that a stop has closed, as happens when draining took too long. Nobody was told of what it is about;
+    /// what of it is in the log, the next start finds there.
+    fn came_too_late(&self, shard: u32, what: &str) {
+        assert!(self.stopping.get(), "{what} for shard {shard}, which is not on this core");
+        warn!(shard, "{what} came after the shard was closed");
     }
 
     async fn stop(self: Rc<Self>, step: StopStep) {
@@ -270,17 +278,25 @@ impl Core {
             name_server.borrow_mut().unregister_own();
         }
         self.stopping.set(true);
+        for broker in self.brokers.borrow().values() {
+            broker.borrow_mut().stop_delivering();
+        }
         let deadline = Instant::now() + DRAIN_MAX;
         loop {
             let waiting: usize =
                 self.brokers.borrow().values().map(|broker| broker.borrow().appends.waiting()).sum();
-            let unsent: usize = self.servers.borrow().iter().map(|server| server.unsent_bytes()).sum();
-            if waiting == 0 && unsent == 0 {
+            let of_servers = |count: fn(&Server) -> usize| -> usize {
+                self.servers.borrow().iter().map(|server| count(server)).sum()
+            };
+            let deferred = of_servers(Server::deferred_requests);
+            let unsent = of_servers(Server::unsent_bytes);
+            if waiting == 0 && deferred == 0 && unsent == 0 {
                 return;
             }
             if Instant::now() > deadline {
                 warn!(
                     waiting,
+                    deferred,
                     unsent_bytes = unsent,
                     "stopping with requests unanswered after {DRAIN_MAX:?}"
                 );

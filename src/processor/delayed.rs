@@ -21,10 +21,10 @@ const UNREADABLE_PAUSE_MS: i64 = 1_000;
 /// How long a level rests when the append queue is full.
 const BUSY_PAUSE_MS: i64 = 100;
 
-/// Delivers until the broker closes.
+/// Delivers until the node drains or the broker closes.
 pub async fn deliver_delayed(cell: BrokerCell) {
     let changed = cell.borrow().delay.changed();
-    while !cell.borrow().is_closed() {
+    while cell.borrow().is_delivering() {
         let now_ms = wall_clock_ms();
         if deliver_due(&cell, now_ms).await {
             task::yield_if_needed().await;
@@ -68,7 +68,8 @@ async fn read(cell: &BrokerCell, due: &Due) -> Result<GetResult, ReadError> {
 /// Delivers what was read as far as it is due, and says when the level is to be looked at again.
 fn deliver(broker: &mut Broker, due: &Due, read: Result<GetResult, ReadError>, now_ms: i64) {
     let level = due.level;
-    if !broker.delay.is_current(due) {
+    // The read may have taken a while.
+    if !broker.is_delivering() || !broker.delay.is_current(due) {
         return;
     }
     let result = match read {

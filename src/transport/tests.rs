@@ -17,6 +17,9 @@ const LARGE: i32 = 2;
 /// Deferred: the answer comes after two turns, and whatever follows on the connection after it.
 const SLOW: i32 = 3;
 
+/// Answered at once, while all that the connection may have in flight stays so.
+const HOLD: i32 = 4;
+
 /// Answers with the request's body.
 struct EchoService {
     closed: flume::Sender<ConnectionId>,
@@ -40,6 +43,11 @@ impl Service for EchoService {
                     task::yield_now().await;
                     connection.reply(to, 0, Some("slow"), &[], &[]);
                 })))
+            }
+            HOLD => {
+                connection.add_in_flight(CONNECTION_IN_FLIGHT_BYTES_MAX);
+                connection.reply(to, 0, None, &[], &[]);
+                Ok(None)
             }
             _ => {
                 connection.reply(to, 0, None, &[("echo", &request.code)], request.body);
@@ -175,6 +183,32 @@ fn a_peer_that_does_not_read_is_not_read_from_and_harms_no_other() {
     let mut other = fixture.connect();
     other.write_all(&request(ECHO, 1, &[], b"still there")).unwrap();
     assert_eq!(read_frames(&mut other, 1)[0].body, "still there");
+}
+
+/// The story: an answer was too much together with what was in flight, so the frames behind it were left for later. Writing it made
+/// room again, and then the task waited for more bytes to arrive.
+#[test]
+fn frames_that_were_held_back_are_served_when_the_answers_before_them_have_left() {
+    let fixture = Fixture::start();
+    let mut stream = fixture.connect();
+    let mut sent = request(HOLD, 0, &[], &[]);
+    for opaque in 1..=9 {
+        sent.extend_from_slice(&request(ECHO, opaque, &[], b"behind"));
+    }
+    stream.write_all(&sent).unwrap();
+    for (opaque, frame) in (0..).zip(read_frames(&mut stream, 10)) {
+        assert_eq!(Request::decode(&frame).unwrap().opaque, opaque);
+    }
+}
+
+#[test]
+fn notices_do_not_pile_up_before_a_peer_that_does_not_read() {
+    let connection = Connection::detached(ConnectionId(1), "127.0.0.1:4000".parse().unwrap());
+    let body = vec![0; 1 << 20];
+    for _ in 0..100 {
+        connection.notify(40, &[], &body);
+    }
+    assert!(connection.output.borrow().bytes() <= CONNECTION_IN_FLIGHT_BYTES_MAX + (2 << 20));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Stops and starts: what a clean stop promises, and stores that must not be opened.
 
+use std::collections::HashSet;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use ringmq::client::TopicSpec;
+use ringmq::client::{Client, OutMessage, Pull, Queue, TopicSpec};
 
 use crate::support::load::{Amount, Ledger, Load};
 use crate::support::server::{Server, Settings};
@@ -27,6 +28,64 @@ fn a_stop_under_load_loses_nothing() {
         ledger.verify(&server);
     }
     assert!(ledger.acknowledged > 0, "nothing was acknowledged");
+}
+
+/// The story: delayed messages went on being delivered while the node drained, and a commit that came when its broker was closed
+/// already ended the process.
+#[test]
+fn a_stop_while_delayed_messages_are_delivered_is_clean_and_delivers_each_once() {
+    let _guard = alone();
+    let settings = Settings::default().co_located();
+    let mut server = Server::start(settings);
+    let topic = Ledger::new(&server, "later", 1).topic;
+    let mut acknowledged = 0;
+    for round in 0..4 {
+        let senders: Vec<_> = (0..8)
+            .map(|sender| {
+                let (client, queue) = (server.client(), topic[sender % topic.len()].clone());
+                std::thread::spawn(move || send_delayed(client, &queue, &format!("{round}-{sender}")))
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(1500));
+        let status = server.stop();
+        assert!(status.success(), "SIGTERM: {status}");
+        acknowledged += senders.into_iter().map(|sender| sender.join().expect("a sender")).sum::<usize>();
+        server.start_again(settings);
+    }
+    assert!(acknowledged > 0, "nothing was acknowledged");
+    let mut client = server.client();
+    await_until("every delayed message", Duration::from_secs(30), || {
+        let arrived = topic.iter().map(|queue| client.max_offset(queue).expect("ask for the end"));
+        arrived.sum::<u64>() >= acknowledged as u64
+    });
+    let mut seen = HashSet::new();
+    for queue in &topic {
+        let mut next = 0;
+        while next < client.max_offset(queue).expect("ask for the end") {
+            let pull =
+                Pull { group: "reader", offset: next, messages_max: 32, subscription: "*", hold: None };
+            let pulled = client.pull(queue, &pull).expect("pull");
+            for message in pulled.messages() {
+                let body = message.expect("a message that can be read").body.to_vec();
+                assert!(seen.insert(body), "{queue:?} at {next}: delivered twice");
+                next += 1;
+            }
+        }
+    }
+    assert!(seen.len() >= acknowledged, "{acknowledged} were acknowledged, {} arrived", seen.len());
+}
+
+/// Sends messages that are delayed by a second until the server goes; returns how many it acknowledged.
+fn send_delayed(mut client: Client, queue: &Queue, sender: &str) -> usize {
+    let delay = [("DELAY".to_owned(), "1".to_owned())];
+    for number in 0.. {
+        let id = format!("{sender}-{number}");
+        let message = OutMessage { properties: &delay, ..OutMessage::new(&id, id.as_bytes()) };
+        if client.send(queue, "load", &message, 0).is_err() {
+            return number;
+        }
+    }
+    unreachable!("the server goes before the numbers end")
 }
 
 #[test]
