@@ -37,6 +37,10 @@ pub enum AppendRefusal {
         "no room for the next CommitLog file in {path}: {free_bytes} bytes free, {needed_bytes} needed; free some space"
     )]
     DiskFull { path: String, free_bytes: u64, needed_bytes: u64 },
+    /// The next CommitLog file could not be made for another reason, such as too many open files. Goes away by itself. Status
+    /// SERVICE_NOT_AVAILABLE.
+    #[error("the next CommitLog file {path} cannot be made: {reason}")]
+    NoSegment { path: String, reason: String },
     /// The shard is stopping. Status SERVICE_NOT_AVAILABLE.
     #[error("the broker is stopping")]
     Stopping,

@@ -376,14 +376,14 @@ impl LogShard {
     }
 
     fn segment_not_made(self: &Rc<Self>, path: &Path, error: &io::Error) {
-        if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-            self.fail("making", path, error);
-            return;
-        }
-        let refusal = AppendRefusal::DiskFull {
-            path: self.config.dir.display().to_string(),
-            free_bytes: free_bytes(&self.config.dir).unwrap_or(0),
-            needed_bytes: self.config.segment_bytes,
+        // Nothing was ever written there: whatever went wrong, the log up to here is as good as before.
+        let refusal = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AppendRefusal::DiskFull {
+                path: self.config.dir.display().to_string(),
+                free_bytes: free_bytes(&self.config.dir).unwrap_or(0),
+                needed_bytes: self.config.segment_bytes,
+            },
+            _ => AppendRefusal::NoSegment { path: path.display().to_string(), reason: error.to_string() },
         };
         if self.log.borrow().disk_full().is_none() {
             tracing::warn!(%refusal, "the next CommitLog file cannot be made; it is tried again every second");

@@ -216,6 +216,41 @@ fn a_core_that_dies_at_work_loses_nothing_that_was_delivered() {
     }
 }
 
+/// The story: clients had taken all file descriptors when the next segment was due, and the shard was given up for good.
+#[test]
+fn a_segment_that_cannot_be_made_is_tried_again_and_nothing_is_lost() {
+    let root = store();
+    let in_the_way = root.path().join(format!("commitlog/{SEGMENT_BYTES_MIN:020}.tmp"));
+    on_a_core(root.path(), FlushMode::Sync, move |shard, commits| async move {
+        std::fs::create_dir(&in_the_way).unwrap();
+        // Three segments' worth.
+        for index in 0..100 {
+            shard.append(batch(index * 5, 5));
+        }
+        commits.wait_for(500).await;
+        let refused = commits.outcomes.borrow().iter().filter(|outcome| is_no_segment(outcome)).count();
+        assert!((1..500).contains(&refused), "{refused} refused");
+        assert_eq!(shard.status().failed, None);
+        std::fs::remove_dir(&in_the_way).unwrap();
+        let mut appended = 500;
+        loop {
+            shard.append(batch(0, 1));
+            appended += 1;
+            commits.wait_for(appended).await;
+            if matches!(commits.outcomes.borrow().last(), Some(AppendOutcome::Placed(_))) {
+                break;
+            }
+            shards::io::task::sleep(Duration::from_millis(100)).await;
+        }
+        shard.stop();
+        commits.wait_for_end().await;
+    });
+}
+
+fn is_no_segment(outcome: &AppendOutcome) -> bool {
+    matches!(outcome, AppendOutcome::Refused(AppendRefusal::NoSegment { .. }))
+}
+
 #[test]
 fn an_impossible_segment_size_is_refused() {
     let root = store();
