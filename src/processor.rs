@@ -25,6 +25,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use shards::io::task;
+use shards::limits::PULL_BYTES_MAX;
 
 use crate::broker::{BrokerCell, wall_clock_ms};
 use crate::remoting::code::{request, response};
@@ -73,12 +74,17 @@ impl Call<'_, '_> {
         Ok(Served::Now)
     }
 
-    /// Lets `answer` go on by itself: requests that follow do not wait for it.
+    /// Lets `answer` go on by itself: requests that follow do not wait for it. It counts against the connection as much as a pull.
     ///
     /// # Errors
     /// Never: the type is what functions of the table return.
     pub fn answer_later(&self, answer: impl Future<Output = ()> + 'static) -> Result<Served, Refusal> {
-        task::spawn(answer);
+        let connection = Rc::clone(self.connection);
+        connection.add_in_flight(PULL_BYTES_MAX);
+        task::spawn(async move {
+            answer.await;
+            connection.sub_in_flight(PULL_BYTES_MAX);
+        });
         Ok(Served::Now)
     }
 }

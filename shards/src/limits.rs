@@ -77,6 +77,8 @@ pub const CONNECTION_IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
 pub const CONNECTIONS_MAX: usize = 16_384;
 /// Pull requests that one shard holds for long polling. Further ones are answered at once.
 pub const HELD_PULLS_MAX: usize = 131_072;
+/// Most tags that one pull may name. More: SUBSCRIPTION_PARSE_FAILED.
+pub const TAGS_PER_PULL_MAX: usize = 4096;
 /// Most messages in one pull answer from memory and from disk, and their bytes (RocketMQ's `maxTransfer…`).
 pub const PULL_MESSAGES_MAX: u32 = 32;
 pub const PULL_BYTES_MAX: usize = 256 * 1024;

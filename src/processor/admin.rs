@@ -1,6 +1,6 @@
 //! What tools ask of a broker beyond topics: how it is, who is connected, groups and their progress.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use shards::message_store::QueueBounds;
@@ -255,7 +255,9 @@ pub fn consume_stats(call: &Call<'_, '_>) -> Result<Served, Refusal> {
 fn topics_of_stats<'b>(broker: &'b Broker, header: &ConsumeStatsHeader<'b>) -> Vec<&'b str> {
     let listed = header.topic_list.unwrap_or_default();
     if !listed.is_empty() {
-        return listed.split(';').filter(|topic| !topic.is_empty()).collect();
+        // Each once: a list is as long as a frame may be, and each topic has many queues.
+        let topics: BTreeSet<&str> = listed.split(';').filter(|topic| !topic.is_empty()).collect();
+        return topics.into_iter().collect();
     }
     let group = header.consumer_group;
     let subscribed = broker.consumers.group(group).map(|group| group.subscriptions());

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use shards::io::task;
-use shards::limits::{PULL_BYTES_MAX, PULL_MESSAGES_MAX};
+use shards::limits::{PULL_BYTES_MAX, PULL_MESSAGES_MAX, TAGS_PER_PULL_MAX};
 use shards::message_store::{Get, GetRequest, GetResult, GetStatus, TagFilter};
 use shards::position::QueueOffset;
 use shards::record::properties::java_string_hash;
@@ -175,13 +175,13 @@ fn registered_filter(subscription: &SubscriptionData) -> TagFilter {
     }
 }
 
-/// Reads `a || b`; `None` when there are only separators.
+/// Reads `a || b`; `None` when there are only separators, or too many tags.
 fn tag_filter(expression: &str) -> Option<TagFilter> {
     if expression.is_empty() || expression == "*" {
         return Some(TagFilter::All);
     }
     let parts = expression.split("||");
-    if parts.clone().all(str::is_empty) {
+    if parts.clone().all(str::is_empty) || parts.clone().count() > TAGS_PER_PULL_MAX {
         return None;
     }
     let tags = parts.map(str::trim).filter(|tag| !tag.is_empty());
@@ -210,7 +210,8 @@ fn read(broker: &mut Broker, pull: HeldPull, hold_until: Option<Instant>) {
     match broker.store.get(&request) {
         Get::Ready(result) => answer_or_hold(broker, pull, result, hold_until),
         Get::Cold(cold) => {
-            let reserved_bytes = pull.bytes_max;
+            // Not what the client named: the first message is given whatever its size.
+            let reserved_bytes = PULL_BYTES_MAX;
             pull.connection.add_in_flight(reserved_bytes);
             task::spawn(async move {
                 let result = cold.run().await;
@@ -336,6 +337,8 @@ mod tests {
         assert_eq!(tag_filter("TagA||TagB"), codes(&["TagA", "TagB"]));
         assert_eq!(tag_filter(" TagA || 标签 ||"), codes(&["TagA", "标签"]));
         assert_eq!(tag_filter("||"), None);
+        assert!(tag_filter(&"a||".repeat(TAGS_PER_PULL_MAX - 1)).is_some());
+        assert_eq!(tag_filter(&"a||".repeat(TAGS_PER_PULL_MAX)), None, "a held pull would keep them all");
         assert_eq!(tag_filter(" "), codes(&[]), "matches nothing");
     }
 

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use shards::append::Placement;
-use shards::limits::{DERIVED_BACKLOG_ENTRIES_MAX, MESSAGE_BODY_BYTES_MAX};
+use shards::limits::{DERIVED_BACKLOG_ENTRIES_MAX, MESSAGE_BODY_BYTES_MAX, PROPERTIES_BYTES_MAX};
 use shards::record::message_id::OffsetMessageId;
 use shards::record::{RecordFields, SYS_FLAG_MULTI_TAGS, SYS_FLAG_TRANSACTION_MASK};
 use smallvec::SmallVec;
@@ -291,6 +291,9 @@ fn push_batch(
     if header.topic.starts_with(RETRY_PREFIX) {
         let remark = format!("batch request does not support retry group {}", header.topic);
         return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
+    }
+    if header.properties.len() > PROPERTIES_BYTES_MAX {
+        return Err(illegal());
     }
     let wishes = Wishes::read(header.properties);
     let is_delayed = wishes.delay_level.is_some_and(|level| level.parse().is_ok_and(|level: i32| level > 0));

@@ -8,7 +8,7 @@ use std::fmt::{self, Display, Write as _};
 use bytes::{BufMut, BytesMut};
 use shards::limits::REMARK_BYTES_MAX;
 
-use super::code::language;
+use super::code::{language, response};
 use super::frame::SerializeType;
 
 /// The version we report: 5.3.3. From 401 on, tools and clients treat a broker as able of the standard JSON route form, and
@@ -29,8 +29,10 @@ pub struct ReplyTo {
 /// Writes a whole response frame except for its body: the caller appends exactly `body_bytes` bytes next.
 /// `ext` may be empty; it is then written as an empty object, which Java needs. A remark is cut at `REMARK_BYTES_MAX`.
 ///
+/// Fields that do not fit a header, as only a hostile peer could make them, become an error instead.
+///
 /// # Panics
-/// When header and body are beyond what a frame can carry: whoever fills `ext` and body keeps them bounded.
+/// When the body is beyond what a frame can carry: whoever makes it keeps it bounded.
 pub fn write_response_head(
     out: &mut BytesMut,
     to: ReplyTo,
@@ -40,7 +42,11 @@ pub fn write_response_head(
     body_bytes: usize,
 ) {
     let head = Head { code, opaque: to.opaque, flag: FLAG_RESPONSE, remark, ext };
-    write_head(out, to.serialize_type, &head, body_bytes);
+    if write_head(out, to.serialize_type, &head, body_bytes).is_err() {
+        let remark = Some("the fields of the answer do not fit into a header");
+        let head = Head { code: response::SYSTEM_ERROR, remark, ext: &[], ..head };
+        write_head(out, to.serialize_type, &head, body_bytes).expect("a short header fits");
+    }
 }
 
 /// Writes a whole request frame of ours.
@@ -57,7 +63,8 @@ pub fn write_request(
     body: &[u8],
 ) {
     let flag = if oneway { FLAG_ONEWAY } else { 0 };
-    write_head(out, serialize_type, &Head { code, opaque, flag, remark: None, ext }, body.len());
+    write_head(out, serialize_type, &Head { code, opaque, flag, remark: None, ext }, body.len())
+        .expect("header fields of our requests are bounded far below 16 MiB");
     out.extend_from_slice(body);
 }
 
@@ -69,7 +76,16 @@ struct Head<'a> {
     ext: &'a [(&'a str, &'a dyn Display)],
 }
 
-fn write_head(out: &mut BytesMut, serialize_type: SerializeType, head: &Head<'_>, body_bytes: usize) {
+/// The header does not fit into a frame; nothing was written.
+#[derive(Debug)]
+struct HeaderTooLong;
+
+fn write_head(
+    out: &mut BytesMut,
+    serialize_type: SerializeType,
+    head: &Head<'_>,
+    body_bytes: usize,
+) -> Result<(), HeaderTooLong> {
     let start = out.len();
     out.put_u64(0);
     let remark = head.remark.map(cut_remark);
@@ -78,13 +94,17 @@ fn write_head(out: &mut BytesMut, serialize_type: SerializeType, head: &Head<'_>
         SerializeType::RocketMq => write_binary(out, head, remark),
     }
     let header_bytes = out.len() - start - 8;
+    if header_bytes >= 1 << 24 {
+        out.truncate(start);
+        return Err(HeaderTooLong);
+    }
     let total =
         i32::try_from(4 + header_bytes + body_bytes).expect("bodies of ours are bounded far below 2 GiB");
-    let header_bytes = u32::try_from(header_bytes).ok().filter(|&bytes| bytes < 1 << 24);
-    let mark = header_bytes.expect("header fields of ours are bounded far below 16 MiB")
-        | u32::from(serialize_type.byte()) << 24;
+    let header_bytes = u32::try_from(header_bytes).expect("judged above");
+    let mark = header_bytes | u32::from(serialize_type.byte()) << 24;
     out[start..start + 4].copy_from_slice(&total.to_be_bytes());
     out[start + 4..start + 8].copy_from_slice(&mark.to_be_bytes());
+    Ok(())
 }
 
 /// A remark may repeat what a peer sent; its length must not.
@@ -227,6 +247,21 @@ mod tests {
             assert!(request.is_oneway() && !request.is_response());
             assert_eq!(request.reply_to(), ReplyTo { opaque: 9, serialize_type, oneway: true });
             assert_eq!(request.ext.required("consumerGroup"), Ok("g"));
+        }
+    }
+
+    #[test]
+    fn fields_that_fit_no_header_become_an_error() {
+        let long = "x".repeat(1 << 24);
+        for serialize_type in FORMS {
+            let mut out = BytesMut::from(&b"before"[..]);
+            let to = ReplyTo { opaque: 7, serialize_type, oneway: false };
+            write_response_head(&mut out, to, 0, None, &[("k", &long)], 3);
+            out.extend_from_slice(b"abc");
+            let frame = split_frame(&mut out.split_off(6)).unwrap().unwrap();
+            let response = Request::decode(&frame).unwrap();
+            assert_eq!((response.code, response.opaque), (response::SYSTEM_ERROR, 7));
+            assert_eq!((response.ext.len(), &response.body[..]), (0, &b"abc"[..]));
         }
     }
 

@@ -98,6 +98,8 @@ fn what_cannot_be_sent_is_refused_with_rocketmqs_code() {
     shard.make_topic(crate::remoting::body::topic::TopicConfig::new("%RETRY%g", 1));
     let client = &shard.client();
     let long_properties = format!("A\u{1}{}\u{2}", "x".repeat(32_700));
+    // The answer repeats the key, in a header that has 16 MiB at most.
+    let long_unique_key = format!("UNIQ_KEY\u{1}{}", "x".repeat(40_000));
     let long_topic = "t".repeat(128);
     let large_body = vec![0; MESSAGE_BODY_BYTES_MAX + 1];
     let batch = &batch::encode(&[(0, b"a", b"")])[..];
@@ -123,6 +125,7 @@ fn what_cannot_be_sent_is_refused_with_rocketmqs_code() {
         ("retry batch", &[("m", "true"), ("b", "%RETRY%g"), ("e", "0")], batch, 13, "%RETRY%g"),
         ("delayed batch", &[("m", "true"), ("i", "DELAY\u{1}3\u{2}")], batch, 13, "illegal"),
         ("half batch", &[("m", "true"), ("f", "4")], batch, 13, "illegal"),
+        ("batch properties", &[("m", "true"), ("i", &long_unique_key)], batch, 13, "properties length limit"),
     ];
     for (name, changes, body, code, text) in rows {
         send(shard, client, 9, changes, body);
