@@ -101,6 +101,8 @@ pub trait Outside {
     fn register(&self, registration: BrokerRegistration);
     /// Makes a topic on the other shards of the set, as one that was made here by a first send.
     fn create_topic_elsewhere(&self, config: &TopicConfig);
+    /// The longest time that each core of the node did not turn, milliseconds; 0 for one that was never late.
+    fn longest_stalls_ms(&self) -> Vec<u64>;
 }
 
 /// What went wrong while closing. The next start repairs what is derived; offsets of the last seconds may be lost.

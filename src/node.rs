@@ -244,6 +244,7 @@ fn lay_out(
         log_core: (0..config.shards).map(|shard| config.log_core(shard)).collect(),
         serve_core: (0..config.shards).map(|shard| config.serve_core(shard)).collect(),
         name_server_core: NAME_SERVER_CORE,
+        turns: turns.to_vec(),
     });
     let (senders, mailboxes): (Vec<_>, Vec<Mailbox<Message>>) =
         config.cores.iter().map(|_| mailbox()).unzip();
@@ -259,7 +260,6 @@ fn lay_out(
             logs: Vec::new(),
             serves: Vec::new(),
             name_server: None,
-            turns: Arc::clone(&turns[index]),
             reports,
         };
         starts.push((start, received));

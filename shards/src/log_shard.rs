@@ -26,7 +26,7 @@ use crate::io::block::BlockPool;
 use crate::io::disk::{Disk, StdDisk};
 use crate::io::host::free_bytes;
 use crate::io::log_file::{LogFile, UNFINISHED_SUFFIX, WriteKind, ZeroBuffer, sync_dir};
-use crate::io::task::{Signal, sleep, spawn};
+use crate::io::task::{Signal, sleep, spawn, yield_now};
 use crate::limits::{FLUSH_BYTES_MAX, SEGMENT_BYTES_MIN, UNSYNCED_BYTES_MAX};
 use crate::position::PhysicalOffset;
 use crate::segment::{segment_path, segment_start};
@@ -214,6 +214,8 @@ impl LogShard {
         loop {
             while let Some(committed) = self.take_committed() {
                 deliver(committed).await;
+                // What has arrived by now is served first, so that it goes out with the next flush and not the one after.
+                yield_now().await;
             }
             if self.wants_preparation() {
                 self.prepare_wake.raise();

@@ -40,6 +40,8 @@ pub struct Places {
     /// By shard.
     pub serve_core: Vec<usize>,
     pub name_server_core: usize,
+    /// The marks of every core.
+    pub turns: Vec<Arc<Turns>>,
 }
 
 /// The log half of a shard, on its way to its core.
@@ -82,7 +84,6 @@ pub struct CoreStart {
     pub logs: Vec<LogStart>,
     pub serves: Vec<ServeStart>,
     pub name_server: Option<NameServerStart>,
-    pub turns: Arc<Turns>,
     pub reports: flume::Sender<CoreReport>,
 }
 
@@ -117,8 +118,8 @@ struct RunningLog {
 
 /// Runs a core until it is stopped.
 pub async fn run(start: CoreStart) {
-    let CoreStart { index, places, senders, mailbox, block_pool, logs, serves, name_server, turns, reports } =
-        start;
+    let CoreStart { index, places, senders, mailbox, block_pool, logs, serves, name_server, reports } = start;
+    let turns = Arc::clone(&places.turns[index]);
     task::spawn(Arc::clone(&turns).mark());
     let core = Rc::new_cyclic(|core: &Weak<Core>| {
         let core = core.clone();
@@ -352,5 +353,9 @@ impl Outside for NodeOutside {
                 self.mesh.post(core, Message::CreateTopic { shard, config: Box::new(config.clone()) });
             }
         }
+    }
+
+    fn longest_stalls_ms(&self) -> Vec<u64> {
+        self.places.turns.iter().map(|turns| turns.longest_stall_ms()).collect()
     }
 }

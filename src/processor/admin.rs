@@ -38,38 +38,8 @@ fn runtime_table(broker: &Broker, now_ms: i64) -> BTreeMap<String, String> {
     put("brokerVersionDesc", VERSION_NAME.to_owned());
     put("brokerActive", "true".to_owned());
     put("bootTimestamp", broker.opened_ms.to_string());
-    put("startAcceptSendRequestTimeStamp", "0".to_owned());
     put("runtime", runtime_text(now_ms - broker.opened_ms));
-    for rate in ["putTps", "getTransferredTps", "getFoundTps", "getMissTps", "getTotalTps"] {
-        put(rate, "0.0 0.0 0.0".to_owned());
-    }
-    for total in ["msgPutTotal", "msgGetTotal"] {
-        for time in ["YesterdayMorning", "TodayMorning", "TodayNow"] {
-            put(&format!("{total}{time}"), "0".to_owned());
-        }
-    }
-    for pool in ["send", "pull", "litePull", "query", "ack"] {
-        put(&format!("{pool}ThreadPoolQueueSize"), "0".to_owned());
-        put(&format!("{pool}ThreadPoolQueueCapacity"), "0".to_owned());
-        put(&format!("{pool}ThreadPoolQueueHeadWaitTimeMills"), "0".to_owned());
-    }
-    for zero in ["EndTransactionQueueSize", "EndTransactionThreadPoolQueueCapacity", "pageCacheLockTimeMills"]
-    {
-        put(zero, "0".to_owned());
-    }
-    for zero in ["timerReadBehind", "timerOffsetBehind", "timerCongestNum", "earliestMessageTimeStamp"] {
-        put(zero, "0".to_owned());
-    }
-    put("timerEnqueueTps", "0.0".to_owned());
-    put("timerDequeueTps", "0.0".to_owned());
-    put("commitLogDiskRatio", "0.0".to_owned());
-    put("consumeQueueDiskRatio", "0.0".to_owned());
-    put("commitLogMinOffset", "0".to_owned());
     put("commitLogMaxOffset", broker.store.confirm_offset().to_string());
-    put("dispatchBehindBytes", "0".to_owned());
-    put("dispatchMaxBuffer", "0".to_owned());
-    put("remainHowManyDataToFlush", "0 B".to_owned());
-    put("remainTransientStoreBufferNumbs", "0".to_owned());
     // This broker's own figures.
     put("ringmq.appendsWaiting", broker.appends.waiting().to_string());
     put("ringmq.appendQueuedBytes", broker.appends.queued_bytes().to_string());
@@ -77,6 +47,9 @@ fn runtime_table(broker: &Broker, now_ms: i64) -> BTreeMap<String, String> {
     put("ringmq.consumers", broker.consumers.len().to_string());
     put("ringmq.producers", broker.producers.len().to_string());
     put("ringmq.derivedBacklogEntries", broker.store.derived_backlog_entries().to_string());
+    for (core, stall_ms) in broker.outside.longest_stalls_ms().into_iter().enumerate() {
+        put(&format!("ringmq.core.{core}.longestStallMs"), stall_ms.to_string());
+    }
     table
 }
 

@@ -46,6 +46,10 @@ impl Outside for Recorder {
     fn create_topic_elsewhere(&self, config: &TopicConfig) {
         self.created_elsewhere.borrow_mut().push(config.clone());
     }
+
+    fn longest_stalls_ms(&self) -> Vec<u64> {
+        vec![0, 7]
+    }
 }
 
 /// An open shard.

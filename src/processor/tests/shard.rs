@@ -60,6 +60,10 @@ impl Outside for Told {
     fn create_topic_elsewhere(&self, config: &TopicConfig) {
         self.made_elsewhere.borrow_mut().push(config.clone());
     }
+
+    fn longest_stalls_ms(&self) -> Vec<u64> {
+        vec![0, 7]
+    }
 }
 
 /// An answer as a client reads it.
