@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use shards::limits::{GROUPS_MAX, RETRY_TOPIC_BYTES_MAX};
+
 use super::consumer_table::CLIENT_EXPIRY_MS;
 use super::consumer_table::Member;
 use crate::transport::ConnectionId;
@@ -14,8 +16,13 @@ pub struct ProducerTable {
 }
 
 impl ProducerTable {
-    /// Takes note of a heartbeat.
+    /// Takes note of a heartbeat. A group whose name is too long, or beyond [`GROUPS_MAX`], is passed over: its members are served
+    /// all the same.
     pub fn register(&mut self, group: &str, member: &Rc<Member>, now_ms: i64) {
+        let is_new = !self.groups.contains_key(group);
+        if is_new && (group.len() > RETRY_TOPIC_BYTES_MAX || self.groups.len() >= GROUPS_MAX) {
+            return;
+        }
         let id = member.connection.id();
         let members = match self.groups.get_mut(group) {
             Some(members) => members,

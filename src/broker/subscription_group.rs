@@ -30,6 +30,17 @@ const SYSTEM_GROUPS: [&str; 8] = [
 /// Bit of the forbidden table that keeps a group from reading a topic.
 const FORBIDDEN_READ: i32 = 1 << 2;
 
+/// Why a group cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GroupError {
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error(
+        "this broker has {GROUPS_MAX} groups, the most that it may have: remove some before making {group}"
+    )]
+    TooMany { group: String },
+}
+
 /// All groups of a broker by name.
 #[derive(Debug)]
 pub struct SubscriptionGroupTable {
@@ -139,9 +150,12 @@ impl SubscriptionGroupTable {
     /// Makes a group, or replaces its settings.
     ///
     /// # Errors
-    /// A name that no group may have.
-    pub fn put(&mut self, config: SubscriptionGroupConfig, now_ms: i64) -> Result<(), NameError> {
+    /// A name that no group may have, or there are [`GROUPS_MAX`] others.
+    pub fn put(&mut self, config: SubscriptionGroupConfig, now_ms: i64) -> Result<(), GroupError> {
         name::check_group(&config.group_name)?;
+        if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&config.group_name) {
+            return Err(GroupError::TooMany { group: config.group_name });
+        }
         self.groups.insert(config.group_name.clone(), Rc::new(config));
         self.changed(now_ms);
         Ok(())
@@ -196,6 +210,19 @@ mod tests {
         table.put(config, 0).expect("a good name");
         assert!(table.find_or_create("g", 0).is_some());
         assert!(table.remove("g", 0) && !table.remove("g", 0));
+    }
+
+    #[test]
+    fn there_are_never_more_than_the_most() {
+        let mut table = SubscriptionGroupTable::new(true);
+        let named = |group_name: String| SubscriptionGroupConfig { group_name, ..Default::default() };
+        for number in table.len()..GROUPS_MAX {
+            table.put(named(format!("g{number}")), 0).expect("room");
+        }
+        let error = table.put(named("more".to_owned()), 0).expect_err("full");
+        assert_eq!(error, GroupError::TooMany { group: "more".to_owned() });
+        assert!(table.find_or_create("more", 0).is_none());
+        table.put(named("TOOLS_CONSUMER".to_owned()), 0).expect("a change is no addition");
     }
 
     #[test]
