@@ -82,9 +82,12 @@ pub const TAGS_PER_PULL_MAX: usize = 4096;
 /// Most messages in one pull answer from memory and from disk, and their bytes (RocketMQ's `maxTransfer…`).
 pub const PULL_MESSAGES_MAX: u32 = 32;
 pub const PULL_BYTES_MAX: usize = 256 * 1024;
+/// Most bytes of records that a lookup by key gives. The older ones that do not fit are left out; one always fits.
+pub const KEY_ANSWER_BYTES_MAX: usize = 8 << 20;
 /// Most messages in one batch send. More: MESSAGE_ILLEGAL.
 pub const BATCH_MESSAGES_MAX: usize = 65_536;
 
 const _: () = assert!(RECORD_BYTES_MAX as u64 * 2 <= SEGMENT_BYTES_MIN);
 const _: () = assert!(FLUSH_BYTES_MAX.is_multiple_of(4096));
 const _: () = assert!(RECORD_BYTES_MAX < FRAME_BYTES_MAX);
+const _: () = assert!(KEY_ANSWER_BYTES_MAX + RECORD_BYTES_MAX < FRAME_BYTES_MAX);

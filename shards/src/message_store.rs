@@ -33,7 +33,7 @@ use crate::derived_files::{Covered, DerivedBacklog, DerivedBatch};
 use crate::dispatch::{derive, key_hash};
 use crate::index_file::KeyLookup;
 use crate::io::block::TailBlock;
-use crate::limits::{COLD_CACHE_BYTES, HOT_TAIL_BYTES};
+use crate::limits::{COLD_CACHE_BYTES, HOT_TAIL_BYTES, KEY_ANSWER_BYTES_MAX};
 use crate::position::{PhysicalOffset, QueueOffset};
 use crate::record::{RecordError, RecordView};
 use crate::side_writer::SideWriter;
@@ -529,13 +529,18 @@ impl MessageStore {
                 at: 0,
                 reason: error.to_string(),
             })?;
-            let mut records = Vec::with_capacity(found.len());
+            let (mut records, mut bytes) = (Vec::with_capacity(found.len()), 0);
             for at in found {
                 let Some(record) = reader.record(at).await? else { continue };
                 let view = RecordView::parse(&record).expect("the record was checked when it was read");
-                if view.topic() == topic {
-                    records.push(record);
+                if view.topic() != topic {
+                    continue;
                 }
+                bytes += record.len();
+                if bytes > KEY_ANSWER_BYTES_MAX && !records.is_empty() {
+                    break;
+                }
+                records.push(record);
             }
             Ok(records)
         }
