@@ -122,11 +122,7 @@ pub fn serve(broker: &BrokerCell, connection: &Rc<Connection>, frame: &Frame) ->
     if request.is_response() {
         return Ok(Served::Now);
     }
-    let reply_to = ReplyTo {
-        opaque: request.opaque,
-        serialize_type: request.serialize_type,
-        oneway: request.is_oneway(),
-    };
+    let reply_to = request.reply_to();
     let call = Call { broker, connection, frame, request: &request, reply_to, now_ms: wall_clock_ms() };
     match dispatch(&call) {
         Ok(served) => Ok(served),
