@@ -8,12 +8,10 @@ use serde::Serialize;
 
 use crate::clock::RunClock;
 use crate::error::BenchError;
-use crate::machine::Machine;
 use crate::monitor::{Watch, shows_progress, watch};
 use crate::options::{ReportOptions, TargetOptions, parse_duration};
-use crate::produce::headline;
 use crate::puller::{PullPlan, PullQueue, Pulling};
-use crate::report::{Outcome, Report, print, unix_seconds};
+use crate::report::{Aim, Outcome, Report, unix_seconds};
 use crate::target::{broker_pids, by_broker};
 
 /// Where to begin.
@@ -113,25 +111,8 @@ pub fn run(args: &ConsumeArgs) -> Result<(), BenchError> {
     let mean_size = usize::try_from(received.body_bytes / received.messages.max(1)).unwrap_or(usize::MAX);
     let mut result = Outcome::of(&observed, mean_size, !pids.is_empty());
     result.errors = received.errors;
-    print(&headline("consume", &args.report, topic, &brokers));
-    print(&result.table());
-    let errors = result.errors.total();
-    if let Some(path) = &args.report.json {
-        Report {
-            command: "consume",
-            label: args.report.label.clone(),
-            flush: args.report.flush.clone(),
-            started_unix_seconds,
-            command_line: std::env::args().collect(),
-            machine: Machine::look(args.report.data_dir.as_deref()),
-            settings: args,
-            broker_names: brokers.into_iter().map(|broker| broker.name).collect(),
-            broker_pids: pids,
-            result,
-        }
-        .write_json(path)?;
-    }
-    if errors > 0 { Err(BenchError::RunHadErrors { errors }) } else { Ok(()) }
+    let aim = Aim { topic: topic.clone(), brokers, broker_pids: pids };
+    Report::new("consume", &args.report, args, aim, started_unix_seconds, result).conclude(&args.report)
 }
 
 /// The queues with the offsets to begin at and, when reading `to_the_end`, the offsets to end at.

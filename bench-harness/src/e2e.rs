@@ -11,12 +11,11 @@ use crate::clock::RunClock;
 use crate::consume::{From, pull_queues};
 use crate::error::BenchError;
 use crate::generator::Prepared;
-use crate::machine::Machine;
 use crate::monitor::{Watch, shows_progress, watch};
 use crate::options::{LoadOptions, ReportOptions, TargetOptions};
-use crate::produce::{LEAD, headline, load_plan};
+use crate::produce::{LEAD, load_plan};
 use crate::puller::{PullPlan, Pulling};
-use crate::report::{Outcome, Report, print, unix_seconds};
+use crate::report::{Aim, Outcome, Report, unix_seconds};
 use crate::target::{broker_pids, by_broker, producing_route};
 
 /// How long the consumers may take for the last messages after the producers have ended.
@@ -108,23 +107,6 @@ pub fn run(args: &E2eArgs) -> Result<(), BenchError> {
     if lost > 0 {
         result.errors.add("acknowledged and not received", "within 10 s of the last send", lost);
     }
-    print(&headline("e2e", &args.report, topic, &brokers));
-    print(&result.table());
-    let errors = result.errors.total();
-    if let Some(path) = &args.report.json {
-        Report {
-            command: "e2e",
-            label: args.report.label.clone(),
-            flush: args.report.flush.clone(),
-            started_unix_seconds,
-            command_line: std::env::args().collect(),
-            machine: Machine::look(args.report.data_dir.as_deref()),
-            settings: args,
-            broker_names: brokers.into_iter().map(|broker| broker.name).collect(),
-            broker_pids: pids,
-            result,
-        }
-        .write_json(path)?;
-    }
-    if errors > 0 { Err(BenchError::RunHadErrors { errors }) } else { Ok(()) }
+    let aim = Aim { topic: topic.clone(), brokers, broker_pids: pids };
+    Report::new("e2e", &args.report, args, aim, started_unix_seconds, result).conclude(&args.report)
 }

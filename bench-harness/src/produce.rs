@@ -12,11 +12,10 @@ use crate::acks::{AckWriter, AcksHead};
 use crate::clock::RunClock;
 use crate::error::BenchError;
 use crate::generator::{BrokerTarget, LoadPlan, Pace, Prepared};
-use crate::machine::Machine;
 use crate::monitor::{Watch, shows_progress, watch};
 use crate::options::{LoadOptions, ReportOptions, TargetOptions};
 use crate::payload::{Payload, RunId};
-use crate::report::{Outcome, Report, print, unix_seconds};
+use crate::report::{Aim, Outcome, Report, unix_seconds};
 use crate::target::{broker_pids, by_broker, producing_route};
 
 /// From the last preparation to the first message.
@@ -81,25 +80,8 @@ pub fn run(args: &ProduceArgs) -> Result<(), BenchError> {
 
     let result =
         Outcome::of(&observed, args.load.size, !pids.is_empty()).with_sent(&sent, args.load.rate.is_some());
-    print(&headline("produce", &args.report, &args.target.topic, &brokers));
-    print(&result.table());
-    let errors = result.errors.total();
-    if let Some(path) = &args.report.json {
-        Report {
-            command: "produce",
-            label: args.report.label.clone(),
-            flush: args.report.flush.clone(),
-            started_unix_seconds,
-            command_line: std::env::args().collect(),
-            machine: Machine::look(args.report.data_dir.as_deref()),
-            settings: args,
-            broker_names: brokers.into_iter().map(|broker| broker.name).collect(),
-            broker_pids: pids,
-            result,
-        }
-        .write_json(path)?;
-    }
-    if errors > 0 { Err(BenchError::RunHadErrors { errors }) } else { Ok(()) }
+    let aim = Aim { topic: args.target.topic.clone(), brokers, broker_pids: pids };
+    Report::new("produce", &args.report, args, aim, started_unix_seconds, result).conclude(&args.report)
 }
 
 /// The generator's plan for these options.
@@ -138,17 +120,4 @@ pub(crate) fn load_plan(
         payload,
         acks,
     })
-}
-
-/// The line above the table.
-pub(crate) fn headline(
-    command: &str,
-    report: &ReportOptions,
-    topic: &str,
-    brokers: &[BrokerTarget],
-) -> String {
-    let queues: usize = brokers.iter().map(|broker| broker.queue_ids.len()).sum();
-    let label = report.label.as_deref().map(|label| format!("{label}: ")).unwrap_or_default();
-    let flush = report.flush.as_deref().map(|flush| format!(", {flush}")).unwrap_or_default();
-    format!("{label}{command}, topic {topic}, {queues} queues on {} broker(s){flush}\n", brokers.len())
 }

@@ -8,10 +8,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::error::BenchError;
-use crate::generator::Sent;
+use crate::generator::{BrokerTarget, Sent};
 use crate::latency::Percentiles;
 use crate::machine::Machine;
 use crate::monitor::Observed;
+use crate::options::ReportOptions;
 use crate::tally::Errors;
 
 /// What is stored. Field names carry their units.
@@ -25,7 +26,10 @@ pub struct Report<S> {
     pub command_line: Vec<String>,
     pub machine: Machine,
     pub settings: S,
+    pub topic: String,
     pub broker_names: Vec<String>,
+    /// Queues of the topic on all brokers.
+    pub queues: usize,
     pub broker_pids: Vec<u32>,
     pub result: Outcome,
 }
@@ -154,7 +158,63 @@ impl Outcome {
     }
 }
 
+/// What a run was aimed at.
+#[derive(Clone, Debug)]
+pub struct Aim {
+    pub topic: String,
+    pub brokers: Vec<BrokerTarget>,
+    pub broker_pids: Vec<u32>,
+}
+
 impl<S: Serialize> Report<S> {
+    /// The document of a run of `command` that began at `started_unix_seconds`.
+    pub fn new(
+        command: &'static str,
+        options: &ReportOptions,
+        settings: S,
+        aim: Aim,
+        started_unix_seconds: u64,
+        result: Outcome,
+    ) -> Self {
+        Self {
+            command,
+            label: options.label.clone(),
+            flush: options.flush.clone(),
+            started_unix_seconds,
+            command_line: std::env::args().collect(),
+            machine: Machine::look(options.data_dir.as_deref()),
+            settings,
+            topic: aim.topic,
+            queues: aim.brokers.iter().map(|broker| broker.queue_ids.len()).sum(),
+            broker_names: aim.brokers.into_iter().map(|broker| broker.name).collect(),
+            broker_pids: aim.broker_pids,
+            result,
+        }
+    }
+
+    /// The end of every command that measures: prints headline and table and stores the document when that was asked for.
+    ///
+    /// # Errors
+    /// The file cannot be written, or the run had errors.
+    pub fn conclude(&self, options: &ReportOptions) -> Result<(), BenchError> {
+        print(&self.headline());
+        print(&self.result.table());
+        if let Some(path) = &options.json {
+            self.write_json(path)?;
+        }
+        let errors = self.result.errors.total();
+        if errors > 0 { Err(BenchError::RunHadErrors { errors }) } else { Ok(()) }
+    }
+
+    /// The line above the table.
+    fn headline(&self) -> String {
+        let label = self.label.as_deref().map(|label| format!("{label}: ")).unwrap_or_default();
+        let flush = self.flush.as_deref().map(|flush| format!(", {flush}")).unwrap_or_default();
+        let (command, topic, queues, brokers) =
+            (self.command, &self.topic, self.queues, self.broker_names.len());
+        format!("{label}{command}, topic {topic}, {queues} queues on {brokers} broker(s){flush}\n")
+    }
+
     /// Stores the document.
     ///
     /// # Errors
