@@ -6,12 +6,12 @@ use clap::{Args, ValueEnum};
 use ringmq::client::{Client, Queue};
 use serde::Serialize;
 
-use crate::clock::RunClock;
+use crate::clock::{RunClock, unix_ms};
 use crate::error::BenchError;
 use crate::monitor::{Watch, shows_progress, watch};
 use crate::options::{ReportOptions, TargetOptions, parse_duration};
 use crate::puller::{PullPlan, PullQueue, Pulling};
-use crate::report::{Aim, Outcome, Report, unix_seconds};
+use crate::report::{Aim, Outcome, Report};
 use crate::target::{broker_pids, by_broker};
 
 /// Where to begin.
@@ -86,16 +86,17 @@ pub fn run(args: &ConsumeArgs) -> Result<(), BenchError> {
     let to_the_end = args.duration.is_none() && args.messages.is_none();
     let plan = PullPlan {
         topic: topic.clone(),
-        group: args.group.clone(),
+        groups: vec![args.group.clone()],
         queues: pull_queues(&mut client, &queues, args.from, &args.group, to_the_end)?,
         connections: args.connections,
         threads: args.threads,
         messages_max: args.pull_messages,
         commit: args.commit,
         measured: None,
+        interval: args.report.interval,
     };
 
-    let started_unix_seconds = unix_seconds();
+    let started_unix_ms = unix_ms();
     let clock = RunClock::starting_at(Instant::now());
     let pulling = Pulling::start(plan, clock)?;
     let window = Watch {
@@ -110,9 +111,10 @@ pub fn run(args: &ConsumeArgs) -> Result<(), BenchError> {
 
     let mean_size = usize::try_from(received.body_bytes / received.messages.max(1)).unwrap_or(usize::MAX);
     let mut result = Outcome::of(&observed, mean_size, !pids.is_empty());
+    result.series = received.recording.intervals();
     result.errors = received.errors;
     let aim = Aim { topic: topic.clone(), brokers, broker_pids: pids };
-    Report::new("consume", &args.report, args, aim, started_unix_seconds, result).conclude(&args.report)
+    Report::new("consume", &args.report, args, aim, started_unix_ms, result).conclude(&args.report)
 }
 
 /// The queues with the offsets to begin at and, when reading `to_the_end`, the offsets to end at.
@@ -140,6 +142,7 @@ pub(crate) fn pull_queues(
             queue_id: queue.queue_id,
             offset,
             end: if to_the_end { Some(client.max_offset(queue)?) } else { None },
+            again_from: None,
         });
     }
     Ok(found)

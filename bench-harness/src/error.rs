@@ -20,6 +20,10 @@ pub enum BenchError {
     Option { option: &'static str, problem: String },
     #[error("topic {topic} still has no queue to {purpose} 10 s after it was created")]
     NoQueues { topic: String, purpose: &'static str },
+    #[error(
+        "topic {topic} was to be filled with {messages} old messages, {acknowledged} were acknowledged; {problem}"
+    )]
+    Fill { topic: String, messages: u64, acknowledged: u64, problem: String },
     #[error("cannot {doing} {path}: {source}", path = .path.display())]
     File { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("{path} is not a file of acknowledgements: {problem}", path = .path.display())]

@@ -6,6 +6,7 @@
 //! message counted has been acknowledged; an open loop's latencies count from the intended time, for missed sends too.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,11 +26,11 @@ use crate::acks::{Ack, AckWriter};
 use crate::clock::{RunClock, duration_ns, unix_ms};
 use crate::error::BenchError;
 use crate::lane::{Answered, Lane, LaneQueue, SendFailure, make_room};
-use crate::latency::Latency;
 use crate::payload::Payload;
 use crate::precise_timer::PreciseTimer;
 use crate::schedule::OpenSchedule;
-use crate::send_frame::SendFrame;
+use crate::send_frame::{FrameSpec, SendFrame};
+use crate::series::{Recorder, Recording};
 use crate::tally::{Counts, Errors, Tally};
 
 /// Acknowledgements that a thread collects before it writes them to the file.
@@ -66,8 +67,12 @@ pub struct LoadPlan {
     /// Messages in one request.
     pub batch: usize,
     pub pace: Pace,
+    /// Delay level of each message; 0 sends without delay.
+    pub delay_level: u8,
     /// Messages due before this are sent but not measured.
     pub warmup: Duration,
+    /// Length of an interval of the time series.
+    pub interval: Duration,
     /// No message is sent later than this.
     pub end: Option<Duration>,
     pub messages_max: Option<u64>,
@@ -83,14 +88,15 @@ pub struct LoadPlan {
 #[derive(Clone, Debug, Default)]
 pub struct Sent {
     /// Of messages due after the warm-up, from the intended time to the acknowledgement.
-    pub latency: Latency,
+    pub recording: Recording,
     pub errors: Errors,
     /// The same during the warm-up; they do not spoil the run.
     pub warmup_errors: Errors,
     pub acknowledged: u64,
     /// Messages that left more than a millisecond late (open loop).
     pub late: u64,
-    /// Messages that were due and never left (open loop). They are in `latency` with the time that they had waited at the end.
+    /// Messages that were due and never left (open loop). They are in the recording's total, with the time that they had waited
+    /// at the end, and in no interval.
     pub missed: u64,
     /// Messages whose request was sent and never answered.
     pub unanswered: u64,
@@ -184,7 +190,7 @@ impl Running {
         let mut sum = Sent::default();
         for (handle, _) in self.threads {
             let part = handle.join().map_err(|_| BenchError::ThreadPanicked)??;
-            sum.latency.merge(&part.latency);
+            sum.recording.merge(part.recording);
             sum.errors.merge(&part.errors);
             sum.warmup_errors.merge(&part.warmup_errors);
             sum.acknowledged += part.acknowledged;
@@ -256,6 +262,7 @@ impl GeneratorThread {
     async fn connect(&self, specs: &[LaneSpec]) -> Result<(Vec<LoadLane>, Vec<OwnedReadHalf>), BenchError> {
         let mut lanes = Vec::new();
         let mut readers = Vec::new();
+        let mut frames: HashMap<u16, Rc<[LaneQueue]>> = HashMap::new();
         for spec in specs {
             let broker = &self.plan.brokers[usize::from(spec.broker)];
             let failed = |source| BenchError::Connect {
@@ -269,20 +276,7 @@ impl GeneratorThread {
                 .map_err(failed)?;
             stream.set_nodelay(true).map_err(failed)?;
             let (reader, writer) = stream.into_split();
-            let queues = broker
-                .queue_ids
-                .iter()
-                .map(|queue_id| LaneQueue {
-                    queue_id: *queue_id,
-                    frame: SendFrame::new(
-                        &self.plan.topic,
-                        &broker.name,
-                        *queue_id,
-                        &self.plan.payload,
-                        self.plan.batch,
-                    ),
-                })
-                .collect();
+            let queues = frames.entry(spec.broker).or_insert_with(|| self.queues(broker)).clone();
             lanes.push(LoadLane {
                 lane: Lane::new(queues, spec.places, spec.first_queue),
                 broker: spec.broker,
@@ -293,6 +287,22 @@ impl GeneratorThread {
             readers.push(reader);
         }
         Ok((lanes, readers))
+    }
+
+    /// The requests for each queue of a broker, shared by its lanes: with thousands of queues they are megabytes.
+    fn queues(&self, broker: &BrokerTarget) -> Rc<[LaneQueue]> {
+        let plan = &self.plan;
+        let queue = |queue_id: &u32| {
+            let spec = FrameSpec {
+                topic: &plan.topic,
+                broker_name: &broker.name,
+                queue_id: *queue_id,
+                batch: plan.batch,
+                delay_level: plan.delay_level,
+            };
+            LaneQueue { queue_id: *queue_id, frame: SendFrame::new(&spec, &plan.payload) }
+        };
+        broker.queue_ids.iter().map(queue).collect()
     }
 }
 
@@ -326,6 +336,7 @@ struct Load {
     lane_ended: Notify,
     answers: Cell<u64>,
     sent: RefCell<Sent>,
+    recorder: RefCell<Recorder>,
     acks: RefCell<Vec<Ack>>,
 }
 
@@ -352,6 +363,7 @@ impl Load {
             lane_ended: Notify::new(),
             answers: Cell::new(0),
             sent: RefCell::default(),
+            recorder: RefCell::new(Recorder::new(plan.interval)),
             acks: RefCell::default(),
             thread,
         })
@@ -573,9 +585,8 @@ impl Load {
             Ok(queue_offset) => {
                 sent.acknowledged += self.batch;
                 self.thread.tally.add_messages(self.batch);
-                if measured {
-                    sent.latency.record(now_ns.saturating_sub(request.intended_ns), self.batch);
-                }
+                let latency_ns = measured.then(|| now_ns.saturating_sub(request.intended_ns));
+                self.recorder.borrow_mut().record(now_ns, self.batch, latency_ns);
                 self.record_acks(broker, queue_id, queue_offset, request.first_sequence);
             }
             Err(failure) => {
@@ -642,6 +653,7 @@ impl Load {
             self.write_acks(writer, &mut self.acks.borrow_mut());
         }
         let mut sent = self.sent.take();
+        sent.recording = self.recorder.borrow_mut().finish();
         let under_way: usize = self.lanes.iter().map(|lane| lane.borrow().lane.under_way()).sum();
         sent.unanswered = under_way as u64 * self.batch;
         if sent.unanswered > 0 && !self.thread.plan.until_disconnect {
@@ -653,7 +665,7 @@ impl Load {
             // A run that ends after a number of messages has no sends left over: the schedule just goes on.
             let missed = if self.thread.plan.messages_max.is_none() { schedule.missed() } else { Vec::new() };
             for time in missed.iter().filter(|time| **time >= self.warmup_ns) {
-                sent.latency.record(now.saturating_sub(*time), self.batch);
+                sent.recording.total.record(now.saturating_sub(*time), self.batch);
             }
             sent.missed = missed.len() as u64 * self.batch;
             sent.late = schedule.late() * self.batch;

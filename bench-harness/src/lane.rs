@@ -3,6 +3,8 @@
 //!
 //! A lane knows no clock and no schedule: the generator tells it what to send and when it read.
 
+use std::rc::Rc;
+
 use bytes::BytesMut;
 use ringmq::remoting::code::response;
 use ringmq::remoting::frame::{Frame, split_frame};
@@ -63,7 +65,7 @@ pub struct LaneQueue {
 /// Invariant: each place is either in `free` or `Some` in `places`.
 #[derive(Debug)]
 pub struct Lane {
-    queues: Vec<LaneQueue>,
+    queues: Rc<[LaneQueue]>,
     next_queue: usize,
     places: Vec<Option<UnderWay>>,
     free: Vec<usize>,
@@ -76,7 +78,7 @@ pub struct Lane {
 impl Lane {
     /// A lane with `places` requests under way at most; it starts with the queue `first_queue`, so that lanes do not all
     /// begin with the same.
-    pub fn new(queues: Vec<LaneQueue>, places: usize, first_queue: usize) -> Self {
+    pub fn new(queues: Rc<[LaneQueue]>, places: usize, first_queue: usize) -> Self {
         assert!(!queues.is_empty() && places > 0 && places < OPAQUE_COUNT as usize);
         let next_queue = first_queue % queues.len();
         Self {
@@ -192,13 +194,17 @@ pub fn make_room(input: &mut BytesMut) {
 mod tests {
     use super::*;
     use crate::payload::{Payload, RunId};
+    use crate::send_frame::FrameSpec;
     use ringmq::remoting::response::write_response_head;
     use std::fmt::Display;
 
     fn lane(places: usize) -> Lane {
         let payload = Payload::new(RunId(1), 64);
-        let queue = |queue_id| LaneQueue { queue_id, frame: SendFrame::new("t", "b", queue_id, &payload, 1) };
-        Lane::new(vec![queue(0), queue(1)], places, 0)
+        let queue = |queue_id| {
+            let spec = FrameSpec { topic: "t", broker_name: "b", queue_id, batch: 1, delay_level: 0 };
+            LaneQueue { queue_id, frame: SendFrame::new(&spec, &payload) }
+        };
+        Lane::new([queue(0), queue(1)].into(), places, 0)
     }
 
     /// The broker's side: reads the lane's output and answers each request with `code`.

@@ -1,13 +1,14 @@
 //! The measuring side of RingMQ: a load generator that speaks the remoting protocol as a stock client does, so that it drives RingMQ
 //! and the stock Java broker alike, and a checker that reads back what was acknowledged.
 //!
-//! A producing run: [`target`] finds (or creates) the topic's queues, [`generator`] sends on [`lane`]s at the times of
-//! [`schedule`], [`monitor`] watches it from the main thread, [`report`] prints and stores the result. The messages
+//! A run with senders is a [`scenario`]: [`target`] finds (or creates) the topic's queues, [`generator`] sends on [`lane`]s at the times of
+//! [`schedule`], [`puller`] receives, [`monitor`] watches from the main thread, [`series`] keeps what happened when, [`report`] prints and stores the result. The messages
 //! ([`payload`]) tell a reader which run and which send they belong to; [`acks`] keeps what was acknowledged and [`verify`] compares
 //! the topic with it.
 
 pub mod acks;
 pub mod clock;
+pub mod cold;
 pub mod consume;
 pub mod e2e;
 pub mod error;
@@ -23,8 +24,10 @@ pub mod process_cpu;
 pub mod produce;
 pub mod puller;
 pub mod report;
+pub mod scenario;
 pub mod schedule;
 pub mod send_frame;
+pub mod series;
 pub mod tally;
 pub mod target;
 pub mod verify;

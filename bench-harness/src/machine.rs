@@ -4,14 +4,14 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The machine and the build.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Machine {
     /// `git describe` of the tree that this program lies in.
     pub commit: Option<String>,
-    pub harness_version: &'static str,
+    pub harness_version: String,
     pub kernel: String,
     pub cpu_model: String,
     pub cores: usize,
@@ -21,7 +21,7 @@ pub struct Machine {
 }
 
 /// Where a folder lies.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct FileSystem {
     pub path: String,
     pub kind: String,
@@ -34,7 +34,7 @@ impl Machine {
     pub fn look(data_dir: Option<&Path>) -> Self {
         Self {
             commit: commit(),
-            harness_version: env!("CARGO_PKG_VERSION"),
+            harness_version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: first_line("/proc/sys/kernel/osrelease"),
             cpu_model: field_of("/proc/cpuinfo", "model name").unwrap_or_default(),
             cores: std::thread::available_parallelism().map_or(0, usize::from),

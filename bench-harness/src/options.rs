@@ -9,6 +9,8 @@ use serde::Serialize;
 use crate::error::BenchError;
 use crate::payload::BODY_HEAD_BYTES;
 
+/// What each delay level means, as brokers have it by default.
+const DELAYS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(10)];
 /// Largest body, as brokers have it by default.
 const BODY_BYTES_MAX: usize = 4 << 20;
 
@@ -27,11 +29,17 @@ pub struct TargetOptions {
 }
 
 /// What goes into the result beside the figures.
-#[derive(Args, Clone, Debug, Serialize)]
+#[derive(Args, Clone, Debug)]
 pub struct ReportOptions {
     /// Write the whole result as JSON to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write histograms as tables for HdrHistogram's plotting tools: PREFIX.send.hgrm, PREFIX.e2e.hgrm
+    #[arg(long, value_name = "PREFIX")]
+    pub hgrm: Option<PathBuf>,
+    /// Length of an interval of the time series in the result
+    #[arg(long, value_parser = parse_duration, default_value = "1s", value_name = "TIME")]
+    pub interval: Duration,
     /// A name for this run, kept in the result
     #[arg(long)]
     pub label: Option<String>,
@@ -75,6 +83,9 @@ pub struct LoadOptions {
     /// Messages in one request (a batch send when more than 1)
     #[arg(long, short, default_value_t = 1, value_name = "N")]
     pub batch: usize,
+    /// Send delayed messages of this level (1 is 1 s, 2 is 5 s, 3 is 10 s); 0 is no delay
+    #[arg(long, default_value_t = 0, value_name = "LEVEL")]
+    pub delay_level: u8,
     /// Queues of the topic on each broker: created or changed so [default: as it is; 8 when created]
     #[arg(long, short, value_name = "N")]
     pub queues: Option<u32>,
@@ -109,6 +120,9 @@ impl LoadOptions {
         if self.batch == 0 || self.batch.saturating_mul(self.size + 100) > BODY_BYTES_MAX {
             return wrong("--batch", "at least 1, and no more than 4 MiB in one request");
         }
+        if usize::from(self.delay_level) > DELAYS.len() || self.delay_level > 0 && self.batch > 1 {
+            return wrong("--delay-level", "0 to 3, and not together with --batch");
+        }
         Ok(())
     }
 
@@ -121,6 +135,12 @@ impl LoadOptions {
 
     pub fn in_flight(&self) -> usize {
         self.in_flight.unwrap_or(if self.rate.is_some() { 4096 } else { 64 })
+    }
+
+    /// How long after its send a message is due.
+    pub fn delay(&self) -> Duration {
+        let level = usize::from(self.delay_level);
+        level.checked_sub(1).and_then(|index| DELAYS.get(index)).copied().unwrap_or_default()
     }
 
     /// When no message is sent any more, from the start of the run. Of resolved options.

@@ -1,7 +1,8 @@
 //! Consumers of the harness: threads that pull queues with long polling, one request under way for each queue, as a push consumer
 //! does, but without a group's heartbeat and rebalance: the harness says who reads what.
 //!
-//! Promises: every message counted was read whole and was the next of its queue; a gap is an error.
+//! Promises: every message counted was read whole and was the next of its queue; a gap is an error, and so is a delayed message
+//! that comes too early.
 
 use std::cell::RefCell;
 use std::io;
@@ -25,14 +26,16 @@ use tokio::task::LocalSet;
 use crate::clock::{RunClock, duration_ns};
 use crate::error::BenchError;
 use crate::lane::make_room;
-use crate::latency::Latency;
 use crate::payload::{RunId, read_body_head};
+use crate::series::{Recorder, Recording};
 use crate::tally::{Counts, Errors, Tally};
 
 /// How long a broker may hold a pull, as push consumers have it.
 const HOLD: Duration = Duration::from_secs(15);
 /// How often a thread looks whether it is to stop.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Brokers count delays in whole milliseconds, and round some of them down.
+const EARLY_NS: u64 = 2_000_000;
 /// Pull flags: commit the offset given, hold the request, the subscription is in the request.
 const COMMIT: i32 = 0x1;
 const SUSPEND: i32 = 0x2;
@@ -48,30 +51,44 @@ pub struct PullQueue {
     pub offset: u64,
     /// Reading ends here; `None` reads on until told to stop.
     pub end: Option<u64>,
+    /// Where to go on when the end is reached; `None` ends there.
+    pub again_from: Option<u64>,
+}
+
+/// Which messages are counted, and from when on their latency.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    pub run: RunId,
+    pub warmup: Duration,
+    /// How long after its send time each message is due.
+    pub delay: Duration,
 }
 
 /// What to read.
 #[derive(Clone, Debug)]
 pub struct PullPlan {
     pub topic: String,
-    pub group: String,
+    /// Each of these groups reads every queue.
+    pub groups: Vec<String>,
     pub queues: Vec<PullQueue>,
-    /// Connections to each broker.
+    /// Connections of each group to each broker.
     pub connections: usize,
     pub threads: usize,
     /// Messages in one answer at most.
     pub messages_max: u32,
     /// Commit the offset with each pull.
     pub commit: bool,
-    /// Count only the messages of this run, and take their latency when they were due after this time.
-    pub measured: Option<(RunId, Duration)>,
+    /// Count only these messages; without it all, and none for their latency.
+    pub measured: Option<Measured>,
+    /// Length of an interval of the time series.
+    pub interval: Duration,
 }
 
 /// What the threads read.
 #[derive(Clone, Debug, Default)]
 pub struct Received {
-    /// From the intended send time to the receipt.
-    pub latency: Latency,
+    /// Latencies count from the time at which the message was due, its delay included.
+    pub recording: Recording,
     pub messages: u64,
     pub body_bytes: u64,
     pub errors: Errors,
@@ -88,6 +105,7 @@ pub struct Pulling {
 #[derive(Clone, Debug)]
 struct ConnectionSpec {
     addr: String,
+    group: String,
     queues: Vec<PullQueue>,
 }
 
@@ -140,7 +158,7 @@ impl Pulling {
         let mut sum = Received::default();
         for (handle, _) in self.threads {
             let part = handle.join().map_err(|_| BenchError::ThreadPanicked)??;
-            sum.latency.merge(&part.latency);
+            sum.recording.merge(part.recording);
             sum.messages += part.messages;
             sum.body_bytes += part.body_bytes;
             sum.errors.merge(&part.errors);
@@ -149,18 +167,18 @@ impl Pulling {
     }
 }
 
-/// Deals each broker's queues out to its connections.
+/// Deals each broker's queues out to the connections of each group.
 fn connection_specs(plan: &PullPlan) -> Vec<ConnectionSpec> {
     let mut addrs: Vec<&str> = plan.queues.iter().map(|queue| queue.addr.as_str()).collect();
     addrs.sort_unstable();
     addrs.dedup();
     let mut specs = Vec::new();
-    for addr in addrs {
+    for (group, addr) in plan.groups.iter().flat_map(|group| addrs.iter().map(move |addr| (group, *addr))) {
         let queues: Vec<_> = plan.queues.iter().filter(|queue| queue.addr == addr).cloned().collect();
         let connections = plan.connections.clamp(1, queues.len());
         for index in 0..connections {
             let queues = queues.iter().skip(index).step_by(connections).cloned().collect();
-            specs.push(ConnectionSpec { addr: addr.to_owned(), queues });
+            specs.push(ConnectionSpec { addr: addr.to_owned(), group: group.clone(), queues });
         }
     }
     specs
@@ -189,7 +207,8 @@ fn run_thread(
             }
         }
         let _ = ready.send(Ok(()));
-        let reader = Rc::new(Reader { plan, clock, tally, received: RefCell::default() });
+        let recorder = RefCell::new(Recorder::new(plan.interval));
+        let reader = Rc::new(Reader { plan, clock, tally, recorder, received: RefCell::default() });
         let mut tasks: Vec<_> = specs
             .into_iter()
             .zip(streams)
@@ -206,7 +225,8 @@ fn run_thread(
         for task in tasks {
             task.abort();
         }
-        Ok(reader.received.take())
+        let recording = reader.recorder.borrow_mut().finish();
+        Ok(Received { recording, ..reader.received.take() })
     })
 }
 
@@ -226,24 +246,30 @@ struct Reader {
     plan: Arc<PullPlan>,
     clock: RunClock,
     tally: Arc<Tally>,
+    recorder: RefCell<Recorder>,
     received: RefCell<Received>,
 }
 
 impl Reader {
     /// The task of one connection: keeps a pull under way for each queue that is not read to its end.
     async fn drive(self: Rc<Self>, mut spec: ConnectionSpec, mut stream: TcpStream) {
-        if let Err(error) = self.pull_all(&mut spec.queues, &mut stream).await {
+        if let Err(error) = self.pull_all(&spec.group, &mut spec.queues, &mut stream).await {
             self.received.borrow_mut().errors.add("connection lost", &error.to_string(), 1);
             self.tally.add_error();
         }
     }
 
-    async fn pull_all(&self, queues: &mut [PullQueue], stream: &mut TcpStream) -> io::Result<()> {
+    async fn pull_all(
+        &self,
+        group: &str,
+        queues: &mut [PullQueue],
+        stream: &mut TcpStream,
+    ) -> io::Result<()> {
         let mut out = BytesMut::new();
         let mut input = BytesMut::new();
         let mut open = 0;
-        for (index, queue) in queues.iter().enumerate() {
-            open += usize::from(self.put_pull(&mut out, index, queue));
+        for (index, queue) in queues.iter_mut().enumerate() {
+            open += usize::from(self.put_pull(&mut out, group, index, queue));
         }
         while open > 0 {
             stream.write_all(&out).await?;
@@ -255,16 +281,19 @@ impl Reader {
             let now_ns = self.clock.now_ns();
             while let Some(frame) = split_frame(&mut input).map_err(io::Error::other)? {
                 let Some(index) = self.take_answer(&frame, queues, now_ns)? else { continue };
-                open -= usize::from(!self.put_pull(&mut out, index, &queues[index]));
+                open -= usize::from(!self.put_pull(&mut out, group, index, &mut queues[index]));
             }
         }
         Ok(())
     }
 
     /// Appends the next pull of a queue; not when it is read to its end.
-    fn put_pull(&self, out: &mut BytesMut, index: usize, queue: &PullQueue) -> bool {
+    fn put_pull(&self, out: &mut BytesMut, group: &str, index: usize, queue: &mut PullQueue) -> bool {
         if queue.end.is_some_and(|end| queue.offset >= end) {
-            return false;
+            match queue.again_from {
+                Some(offset) if offset < queue.offset => queue.offset = offset,
+                _ => return false,
+            }
         }
         let flags = SUSPEND | SUBSCRIPTION | if self.plan.commit { COMMIT } else { 0 };
         write_request(
@@ -274,7 +303,7 @@ impl Reader {
             i32::try_from(index).expect("a connection has few queues"),
             false,
             &[
-                ("consumerGroup", &self.plan.group),
+                ("consumerGroup", &group),
                 ("topic", &self.plan.topic),
                 ("queueId", &queue.queue_id),
                 ("queueOffset", &queue.offset),
@@ -326,6 +355,7 @@ impl Reader {
     /// Counts the messages of an answer and moves the queue's offset behind them.
     fn count(&self, body: &[u8], queue: &mut PullQueue, now_ns: u64) -> io::Result<()> {
         let mut received = self.received.borrow_mut();
+        let mut recorder = self.recorder.borrow_mut();
         let mut counted = 0;
         for message in Messages::new(body) {
             let message = message.map_err(io::Error::other)?;
@@ -335,14 +365,19 @@ impl Reader {
                 self.tally.add_error();
             }
             queue.offset = message.queue_offset + 1;
-            if let Some((run, warmup)) = self.plan.measured {
+            let mut latency_ns = None;
+            if let Some(Measured { run, warmup, delay }) = self.plan.measured {
                 let Some(head) = read_body_head(message.body).filter(|head| head.run == run) else {
                     continue;
                 };
-                if head.intended_ns >= duration_ns(warmup) {
-                    received.latency.record(now_ns.saturating_sub(head.intended_ns), 1);
+                let due_ns = head.intended_ns + duration_ns(delay);
+                if now_ns + EARLY_NS < due_ns {
+                    received.errors.add("came before its delay was over", "", 1);
+                    self.tally.add_error();
                 }
+                latency_ns = (head.intended_ns >= duration_ns(warmup)).then(|| now_ns.saturating_sub(due_ns));
             }
+            recorder.record(now_ns, 1, latency_ns);
             counted += 1;
             received.body_bytes += message.body.len() as u64;
         }

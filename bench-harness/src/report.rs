@@ -3,26 +3,28 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::BenchError;
 use crate::generator::{BrokerTarget, Sent};
-use crate::latency::Percentiles;
+use crate::latency::{Latency, Percentiles};
 use crate::machine::Machine;
 use crate::monitor::Observed;
 use crate::options::ReportOptions;
+use crate::puller::Received;
+use crate::series::{Interval, one_a_line};
 use crate::tally::Errors;
 
 /// What is stored. Field names carry their units.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Report<S> {
-    pub command: &'static str,
+    pub command: String,
     pub label: Option<String>,
     /// The broker's flush mode, as the one who started it says.
     pub flush: Option<String>,
-    pub started_unix_seconds: u64,
+    /// When the first message was due, milliseconds since the epoch: time 0 of the series.
+    pub started_unix_ms: u64,
     pub command_line: Vec<String>,
     pub machine: Machine,
     pub settings: S,
@@ -35,7 +37,8 @@ pub struct Report<S> {
 }
 
 /// The figures, of the measured window (after the warm-up).
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Outcome {
     pub seconds: f64,
     pub messages: u64,
@@ -44,9 +47,19 @@ pub struct Outcome {
     /// Microseconds, from the intended send time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub send_latency_us: Option<Percentiles>,
-    /// Microseconds, from the intended send time to the receipt by a consumer.
+    /// The same as a histogram in nanoseconds (HdrHistogram V2, deflated, base64).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub send_histogram: Option<String>,
+    /// Microseconds, from the time at which the message was due to the receipt by a consumer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end_to_end_latency_us: Option<Percentiles>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_to_end_histogram: Option<String>,
+    /// Messages received, over all groups; what was sent counts in `messages`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub received: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cold_reading: Option<ColdReading>,
     pub broker_cpu_seconds: Option<f64>,
     pub broker_cpu_seconds_per_million: Option<f64>,
     pub broker_resident_bytes_max: Option<u64>,
@@ -61,7 +74,20 @@ pub struct Outcome {
     pub unanswered: u64,
     pub errors: Errors,
     pub warmup_errors: Errors,
-    pub messages_each_second: Vec<u64>,
+    /// Acknowledgements (or receipts, when nothing was sent) interval by interval.
+    #[serde(serialize_with = "one_a_line")]
+    pub series: Vec<Interval>,
+    /// Receipts interval by interval, when there were senders too.
+    #[serde(serialize_with = "one_a_line", skip_serializing_if = "Vec::is_empty")]
+    pub receipts: Vec<Interval>,
+}
+
+/// What readers of old data did meanwhile.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct ColdReading {
+    pub readers: usize,
+    pub messages: u64,
+    pub mebibytes_per_second: f64,
 }
 
 impl Outcome {
@@ -82,7 +108,6 @@ impl Outcome {
             broker_resident_bytes_max: has_broker_pids.then_some(observed.broker_resident_bytes_max),
             own_cpu_seconds: observed.own_cpu_seconds,
             own_cpu_seconds_per_million: per_million(observed.own_cpu_seconds),
-            messages_each_second: observed.per_second.clone(),
             ..Self::default()
         }
     }
@@ -90,13 +115,26 @@ impl Outcome {
     /// Adds what the generator saw.
     #[must_use]
     pub fn with_sent(mut self, sent: &Sent, open_loop: bool) -> Self {
-        self.send_latency_us = Some(sent.latency.percentiles());
+        self.send_latency_us = Some(sent.recording.total.percentiles());
+        self.send_histogram = Some(sent.recording.total.to_base64());
+        self.series = sent.recording.intervals();
         self.acknowledged = Some(sent.acknowledged);
         self.late = open_loop.then_some(sent.late);
         self.missed = open_loop.then_some(sent.missed);
         self.unanswered = sent.unanswered;
         self.errors.merge(&sent.errors);
         self.warmup_errors.merge(&sent.warmup_errors);
+        self
+    }
+
+    /// Adds what the consumers saw that ran beside the senders.
+    #[must_use]
+    pub fn with_received(mut self, received: &Received) -> Self {
+        self.end_to_end_latency_us = Some(received.recording.total.percentiles());
+        self.end_to_end_histogram = Some(received.recording.total.to_base64());
+        self.receipts = received.recording.intervals();
+        self.received = Some(received.messages);
+        self.errors.merge(&received.errors);
         self
     }
 
@@ -140,6 +178,13 @@ impl Outcome {
                 format!("{} late (over 1 ms), {} never sent", grouped(late), grouped(missed)),
             ));
         }
+        if let Some(cold) = &self.cold_reading {
+            let (readers, rate) = (cold.readers, cold.mebibytes_per_second);
+            rows.push((
+                "cold reading",
+                format!("{readers} readers, {rate:.1} MiB/s, {} messages", grouped(cold.messages)),
+            ));
+        }
         if self.unanswered > 0 {
             rows.push(("unanswered", grouped(self.unanswered)));
         }
@@ -167,20 +212,20 @@ pub struct Aim {
 }
 
 impl<S: Serialize> Report<S> {
-    /// The document of a run of `command` that began at `started_unix_seconds`.
+    /// The document of a run of `command` that began at `started_unix_ms`.
     pub fn new(
-        command: &'static str,
+        command: &str,
         options: &ReportOptions,
         settings: S,
         aim: Aim,
-        started_unix_seconds: u64,
+        started_unix_ms: u64,
         result: Outcome,
     ) -> Self {
         Self {
-            command,
+            command: command.to_owned(),
             label: options.label.clone(),
             flush: options.flush.clone(),
-            started_unix_seconds,
+            started_unix_ms,
             command_line: std::env::args().collect(),
             machine: Machine::look(options.data_dir.as_deref()),
             settings,
@@ -202,6 +247,9 @@ impl<S: Serialize> Report<S> {
         if let Some(path) = &options.json {
             self.write_json(path)?;
         }
+        if let Some(prefix) = &options.hgrm {
+            self.write_hgrm(prefix)?;
+        }
         let errors = self.result.errors.total();
         if errors > 0 { Err(BenchError::RunHadErrors { errors }) } else { Ok(()) }
     }
@@ -211,8 +259,21 @@ impl<S: Serialize> Report<S> {
         let label = self.label.as_deref().map(|label| format!("{label}: ")).unwrap_or_default();
         let flush = self.flush.as_deref().map(|flush| format!(", {flush}")).unwrap_or_default();
         let (command, topic, queues, brokers) =
-            (self.command, &self.topic, self.queues, self.broker_names.len());
+            (&self.command, &self.topic, self.queues, self.broker_names.len());
         format!("{label}{command}, topic {topic}, {queues} queues on {brokers} broker(s){flush}\n")
+    }
+
+    /// Stores each histogram there is as a table.
+    fn write_hgrm(&self, prefix: &Path) -> Result<(), BenchError> {
+        let Outcome { send_histogram, end_to_end_histogram, .. } = &self.result;
+        for (histogram, end) in [(send_histogram, ".send.hgrm"), (end_to_end_histogram, ".e2e.hgrm")] {
+            let Some(histogram) = histogram else { continue };
+            let latency = Latency::from_base64(histogram).expect("encoded by this run");
+            let mut name = prefix.as_os_str().to_owned();
+            name.push(end);
+            write_file(Path::new(&name), &latency.hgrm())?;
+        }
+        Ok(())
     }
 
     /// Stores the document.
@@ -222,22 +283,25 @@ impl<S: Serialize> Report<S> {
     pub fn write_json(&self, path: &Path) -> Result<(), BenchError> {
         let mut text = serde_json::to_string_pretty(self).expect("plain data");
         text.push('\n');
-        std::fs::write(path, text).map_err(|source| BenchError::File {
-            doing: "write",
-            path: path.to_owned(),
-            source,
-        })
+        write_file(path, &text)
     }
+}
+
+/// Writes a whole file.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_file(path: &Path, text: &str) -> Result<(), BenchError> {
+    std::fs::write(path, text).map_err(|source| BenchError::File {
+        doing: "write",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Prints to standard output; that nobody reads it any more is no reason to fail.
 pub fn print(text: &str) {
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
-}
-
-/// Seconds since the epoch.
-pub fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn latency_row(latency: &Percentiles) -> String {

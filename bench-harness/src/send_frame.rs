@@ -30,6 +30,18 @@ const SEQUENCE_PLACEHOLDER: u64 = 0xFEDC_BA98_7654_3210;
 /// The group that the generator sends as.
 const PRODUCER_GROUP: &str = "ringmq-bench";
 
+/// What the requests for one queue have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameSpec<'a> {
+    pub topic: &'a str,
+    pub broker_name: &'a str,
+    pub queue_id: u32,
+    /// Messages in one request; 1 is an ordinary send.
+    pub batch: usize,
+    /// Delay level of the messages; 0 is none.
+    pub delay_level: u8,
+}
+
 /// A send request for one queue.
 #[derive(Debug)]
 pub struct SendFrame {
@@ -41,12 +53,16 @@ pub struct SendFrame {
 }
 
 impl SendFrame {
-    /// The request that sends `batch` messages (1: an ordinary send) to one queue of `topic`.
-    pub fn new(topic: &str, broker_name: &str, queue_id: u32, payload: &Payload, batch: usize) -> Self {
+    /// The request that `spec` describes.
+    pub fn new(spec: &FrameSpec<'_>, payload: &Payload) -> Self {
+        let FrameSpec { topic, broker_name, queue_id, batch, delay_level } = *spec;
         assert!(batch >= 1);
         let key = payload.key(SEQUENCE_PLACEHOLDER);
         let key = std::str::from_utf8(&key).expect("hexadecimal digits");
-        let properties = format!("UNIQ_KEY\u{1}{key}\u{2}WAIT\u{1}true\u{2}");
+        let mut properties = format!("UNIQ_KEY\u{1}{key}\u{2}WAIT\u{1}true\u{2}");
+        if delay_level > 0 {
+            properties += &format!("DELAY\u{1}{delay_level}\u{2}");
+        }
         let is_batch = batch > 1;
 
         let mut body = BytesMut::new();
@@ -148,6 +164,11 @@ mod tests {
     use ringmq::remoting::frame::split_frame;
     use ringmq::remoting::request::Request;
 
+    fn frame(queue_id: u32, batch: usize, delay_level: u8) -> SendFrame {
+        let spec = FrameSpec { topic: "orders", broker_name: "broker-a", queue_id, batch, delay_level };
+        SendFrame::new(&spec, &payload())
+    }
+
     fn payload() -> Payload {
         Payload::new(RunId(0x0123_4567_89AB_CDEF), 300)
     }
@@ -155,7 +176,7 @@ mod tests {
     #[test]
     fn a_patched_frame_decodes_to_what_was_put_in() {
         let payload = payload();
-        let frame = SendFrame::new("orders", "broker-a", 5, &payload, 1);
+        let frame = frame(5, 1, 0);
         let mut out = Vec::new();
         frame.append_to(&mut out, OPAQUE_BASE + 42, 1_764_000_000_123, 9_999, 555);
         frame.append_to(&mut out, OPAQUE_BASE + 43, 1_764_000_000_124, 10_000, 556);
@@ -183,7 +204,7 @@ mod tests {
     #[test]
     fn a_batch_carries_consecutive_sequences() {
         let payload = payload();
-        let frame = SendFrame::new("orders", "broker-a", 0, &payload, 3);
+        let frame = frame(0, 3, 0);
         let mut out = Vec::new();
         frame.append_to(&mut out, OPAQUE_BASE, 1_764_000_000_123, 70, 0);
         let split = split_frame(&mut BytesMut::from(&out[..])).unwrap().unwrap();
@@ -200,11 +221,20 @@ mod tests {
         assert!(rest.is_empty());
     }
 
+    #[test]
+    fn a_delayed_message_names_its_level() {
+        let mut out = Vec::new();
+        frame(0, 1, 3).append_to(&mut out, OPAQUE_BASE, 1_764_000_000_123, 70, 0);
+        let split = split_frame(&mut BytesMut::from(&out[..])).unwrap().unwrap();
+        let command = Request::decode(&split).unwrap();
+        assert!(command.ext.get("i").is_some_and(|properties| properties.ends_with("\u{2}DELAY\u{1}3\u{2}")));
+    }
+
     /// The reader that `verify` uses is not the one that the frames were built with: keep it honest.
     #[test]
     fn a_request_is_not_a_record() {
         let mut out = Vec::new();
-        SendFrame::new("orders", "b", 0, &payload(), 1).append_to(&mut out, OPAQUE_BASE, 0, 0, 0);
+        frame(0, 1, 0).append_to(&mut out, OPAQUE_BASE, 0, 0, 0);
         assert!(MessageView::parse(&out).is_err());
     }
 }

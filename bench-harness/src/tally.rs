@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ringmq::remoting::code::response;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Live counters of one thread. Only that thread writes; anyone may read.
 #[derive(Debug, Default)]
@@ -58,12 +58,12 @@ impl Counts {
 }
 
 /// Errors by kind, each with the text of its first.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Errors(BTreeMap<String, ErrorCount>);
 
 /// How often one kind of error happened.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ErrorCount {
     pub count: u64,
     pub first: String,

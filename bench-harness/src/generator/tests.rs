@@ -6,6 +6,7 @@ use super::*;
 use crate::acks::{AcksHead, read_acks};
 use crate::fake_broker::{Behaviour, start};
 use crate::payload::RunId;
+use crate::series::Interval;
 
 fn plan(behaviour: Behaviour, pace: Pace) -> LoadPlan {
     let addr = start(behaviour).to_string();
@@ -16,8 +17,10 @@ fn plan(behaviour: Behaviour, pace: Pace) -> LoadPlan {
         in_flight: 8,
         threads: 2,
         batch: 1,
+        delay_level: 0,
         pace,
         warmup: Duration::ZERO,
+        interval: Duration::from_millis(100),
         end: None,
         messages_max: None,
         patience: Duration::from_secs(10),
@@ -31,6 +34,10 @@ fn run(plan: LoadPlan) -> Sent {
     Prepared::open(plan).unwrap().go(RunClock::starting_at(Instant::now())).join().unwrap()
 }
 
+fn max_us(interval: &Interval) -> f64 {
+    interval.latency_us.as_ref().map_or(0.0, |latency| latency.max)
+}
+
 #[test]
 fn a_stall_shows_up_in_the_percentiles_of_an_open_loop() {
     // 1.5 s at 2000/s; from 0.5 s on the broker is silent for half a second. 1000 of the 3000 messages are due in that time: the first
@@ -41,13 +48,25 @@ fn a_stall_shows_up_in_the_percentiles_of_an_open_loop() {
         plan(Behaviour { stall, ..Behaviour::default() }, Pace::Open { messages_per_second: 2000.0 });
     plan.end = Some(Duration::from_millis(1500));
     let sent = run(plan);
-    let found = sent.latency.percentiles();
+    let found = sent.recording.total.percentiles();
     assert_eq!(sent.errors.total(), 0, "{:?}", sent.errors);
     assert_eq!(found.count, 3000, "every message that was due counts");
     assert_eq!(sent.acknowledged + sent.missed, 3000);
     assert!(found.p90 > 250_000.0, "{found:?}");
     assert!(found.max > 450_000.0, "{found:?}");
     assert!(sent.late > 700, "{} late", sent.late);
+
+    // The series shows when it was: nothing for about half a second, then all at once with what it had waited.
+    let intervals = sent.recording.intervals();
+    assert_eq!(intervals.iter().map(|interval| interval.messages).sum::<u64>(), sent.acknowledged);
+    let silent: Vec<f64> = intervals
+        .iter()
+        .filter(|interval| interval.messages == 0)
+        .map(|interval| interval.at_seconds)
+        .collect();
+    assert!((3..=5).contains(&silent.len()) && silent[0] >= 0.5, "{silent:?}");
+    let slowest = intervals.iter().max_by(|a, b| max_us(a).total_cmp(&max_us(b))).unwrap();
+    assert!(slowest.at_seconds >= 0.9 && max_us(slowest) > 450_000.0, "{slowest:?}");
 }
 
 #[test]
@@ -59,7 +78,7 @@ fn sends_that_never_leave_are_missed_and_measured() {
     plan.end = Some(Duration::from_millis(1000));
     let sent = run(plan);
     assert_eq!((sent.acknowledged, sent.missed), (8, 992));
-    let found = sent.latency.percentiles();
+    let found = sent.recording.total.percentiles();
     assert_eq!(found.count, 1000);
     assert!(found.p50 > 400_000.0, "{found:?}");
 }
@@ -75,7 +94,7 @@ fn a_closed_loop_sends_exactly_as_many_as_asked_and_records_each() {
     plan.acks = Some(Arc::new(AckWriter::create(&path, &head).unwrap()));
     let sent = run(plan);
     assert_eq!((sent.acknowledged, sent.errors.total(), sent.unanswered), (9_000, 0, 0));
-    assert_eq!(sent.latency.percentiles().count, 9_000);
+    assert_eq!(sent.recording.total.percentiles().count, 9_000);
     let mut sequences: Vec<u64> = read_acks(&path).unwrap().1.iter().map(|ack| ack.sequence).collect();
     sequences.sort_unstable();
     assert_eq!(sequences, (0..9_000).collect::<Vec<_>>());
