@@ -27,7 +27,7 @@ use crate::segment::segment_start;
 
 pub mod flush_plan;
 mod outcome_queue;
-pub(crate) mod prewrite;
+pub mod prewrite;
 mod queue_offsets;
 pub mod scan;
 

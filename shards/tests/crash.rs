@@ -1,27 +1,39 @@
 //! The log on a disk that forgets: stopped at every change that it makes, recovered, used again, stopped again.
 //!
-//! The production code for placement, flush planning, scan and cut runs on [`disk_model`]; only the driver is this
-//! file's. An oracle knows what was placed and what was acknowledged, and checks after every recovery:
+//! The production code for placement, flush planning, prewriting, scan and cut runs on [`disk_model`]; only the driver
+//! is this file's. A history is a few lives of the process, drawn from a seed, with a crash and a recovery after each. Before every
+//! life and every recovery the whole [`World`] is forked, once for each change that is made in it and for each kind of
+//! [`Stop`]: the fork stops there, recovers, is used again and judged. So nothing is replayed, and no change of a
+//! history is left out.
+//!
+//! An oracle knows what was placed and what was acknowledged, and checks after every recovery:
 //! - every acknowledged record is there, at the place and with the queue offset that its producer was told;
 //! - what is there is a first part of what was placed, with nothing else in between or behind;
 //! - queue offsets go on where they were, and no rest of a torn write ever comes back;
 //! - after a recovery of the whole shard, the ConsumeQueues on the disk say exactly what the log does.
 //!
-//! Half of the histories recover the whole shard as a start does. The others recover the log alone, with a torn
-//! window as small as their flushes are, so that a crash that looks like damage would show.
+//! Some histories recover the whole shard as a start does. The others recover the log alone, with a torn window as
+//! small as their flushes are, so that a crash that looks like damage would show.
+//!
+//! Seeds start anywhere; a failure prints the seed, the life, the change and the kind of stop. `SEED=n` starts at a seed,
+//! `SEEDS=n` says how many histories of each kind are run: 1 for just that one, many for a night.
 
 mod disk_model;
 mod plain_record;
 
+use std::cell::RefCell;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use plain_record::encode_plain;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{Rng, RngCore, SeedableRng};
 use shards::append::{AppendBatch, AppendOutcome, Placement};
 use shards::commit_log::RecoveredLog;
+use shards::commit_log::prewrite::Prewrite;
 use shards::commit_log::scan::{ScanError, ScanLog, UNSYNCED_MARKER, cut, scan};
 use shards::commit_log::{CommitLog, CommitLogConfig, PAGE_BYTES};
 use shards::index_file::IndexLayout;
@@ -32,9 +44,12 @@ use shards::record::RecordView;
 use shards::recovery::{ShardConfig, recover_shard};
 use shards::segment::{list_segments, segment_path};
 
-use disk_model::{ModelDisk, Stop};
+use disk_model::{ModelDisk, ModelFile, Stop, WriteId};
 
-const SEEDS: u64 = 250;
+/// Histories of each kind.
+const SEEDS: u64 = 200;
+/// Lives of the process in a history that are stopped at each change.
+const LIVES: usize = 2;
 const SEGMENT_BYTES: u64 = 96 << 10;
 const FLUSH_BYTES_MAX: usize = 16 << 10;
 const UNSYNCED_BYTES_MAX: u64 = 40 << 10;
@@ -64,7 +79,7 @@ enum Scope {
 type Given = (u64, u32, u32);
 
 /// What the outside world knows.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Oracle {
     /// All records that the log was given, in order, those that were lost with an unfinished write left out.
     given: Vec<Given>,
@@ -104,13 +119,91 @@ impl Oracle {
     }
 }
 
+/// Everything there is between two lives of the process.
+struct World {
+    scope: Scope,
+    disk: ModelDisk,
+    random: StdRng,
+    oracle: Oracle,
+    /// What the last recovery found.
+    recovered: RecoveredLog,
+    /// The worst stop since then.
+    stop: Stop,
+    tally: Rc<RefCell<Tally>>,
+}
+
+/// What all histories together went through, so that none of it can get lost unseen.
+#[derive(Debug, Default)]
+struct Tally {
+    stops: u64,
+    lazy_lives: u64,
+    segments_filled: u64,
+    pages_rewritten: u64,
+    zeros_landed: u64,
+    flushes_held_up_by_zeros: u64,
+    torn_tails: u64,
+    recoveries_stopped: u64,
+}
+
+impl Tally {
+    fn assert_complete(&self) {
+        for (what, times) in [
+            ("a stop", self.stops),
+            ("a life in the lazy flush mode", self.lazy_lives),
+            ("a segment that is filled up", self.segments_filled),
+            ("a partly filled page that is written again", self.pages_rewritten),
+            ("zeros that are written ahead", self.zeros_landed),
+            ("a flush that waits for zeros", self.flushes_held_up_by_zeros),
+            ("a torn tail that is cut", self.torn_tails),
+            ("a recovery that is stopped", self.recoveries_stopped),
+        ] {
+            assert!(times >= SEEDS, "{what} came up {times} times in all histories");
+        }
+    }
+}
+
+/// A stretch of a history in which the machine is stopped at each change.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Life { is_async: bool, steps: usize, finishes: bool },
+    Recovery,
+}
+
+/// Where a history was stopped; says so when the test fails.
+struct Place {
+    seed: u64,
+    life: usize,
+    phase: Phase,
+    operation: u64,
+    stop: Stop,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, life, phase, operation, stop } = self;
+        write!(f, "seed {seed}, life {life}, {phase:?}, {stop:?} at change {operation}")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("failed: {self}; run it again with SEED={} SEEDS=1", self.seed);
+        }
+    }
+}
+
 /// One life of the process, from recovery to its end.
 struct Process<'a> {
     disk: &'a ModelDisk,
     random: &'a mut StdRng,
     oracle: &'a mut Oracle,
+    tally: &'a RefCell<Tally>,
     is_async: bool,
     log: CommitLog,
+    prewrite: Prewrite,
+    /// The zeros that are being written.
+    zeros: Option<(ModelFile, WriteId)>,
 }
 
 fn log_dir() -> PathBuf {
@@ -121,14 +214,19 @@ fn log_dir() -> PathBuf {
 /// no crash may lead to.
 type Failed = Box<dyn std::error::Error>;
 
-fn recover(disk: &ModelDisk, scope: Scope) -> Result<(RecoveredLog, Vec<Known>), Failed> {
+fn recover(
+    disk: &ModelDisk,
+    scope: Scope,
+    tally: &RefCell<Tally>,
+) -> Result<(RecoveredLog, Vec<Known>), Failed> {
     match scope {
-        Scope::Log => Ok(recover_log(disk)?),
+        Scope::Log => Ok(recover_log(disk, tally)?),
         Scope::Shard => {
             let config = ShardConfig { segment_bytes: SEGMENT_BYTES, index: INDEX_LAYOUT };
             let recovered = recover_shard(disk, Path::new("/shard"), &config, &mut |_| {})?;
+            tally.borrow_mut().torn_tails += u64::from(recovered.report.torn_bytes > 0);
             let changes = disk.operations();
-            let (log, found) = recover_log(disk)?;
+            let (log, found) = recover_log(disk, tally)?;
             assert_eq!(disk.operations(), changes, "recovery leaves nothing to cut");
             assert_eq!(recovered.log.end, log.end, "the log ends where recovery says");
             check_consume_queues(disk, &found)?;
@@ -167,7 +265,7 @@ fn check_consume_queues(disk: &ModelDisk, found: &[Known]) -> Result<(), Failed>
 }
 
 /// Reads the log as the production recovery does, and repairs it.
-fn recover_log(disk: &ModelDisk) -> Result<(RecoveredLog, Vec<Known>), Failed> {
+fn recover_log(disk: &ModelDisk, tally: &RefCell<Tally>) -> Result<(RecoveredLog, Vec<Known>), Failed> {
     let dir = log_dir();
     let segments = list_segments(disk, &dir, SEGMENT_BYTES)?;
     let marker = Path::new("/shard").join(UNSYNCED_MARKER);
@@ -184,6 +282,7 @@ fn recover_log(disk: &ModelDisk) -> Result<(RecoveredLog, Vec<Known>), Failed> {
         Ok::<_, ScanError>(())
     })?;
     if let Some(torn) = end.torn {
+        tally.borrow_mut().torn_tails += 1;
         cut(disk, &log, &torn)?;
     }
     let next = |queue: u32| found.iter().filter(|known| known.queue_id == queue).count() as u64;
@@ -216,13 +315,11 @@ fn known(record: &RecordView<'_>) -> Known {
 impl<'a> Process<'a> {
     /// What the log half does when it opens: makes durable what was recovered, leaves word of its mode, makes the
     /// first segment.
-    fn open(
-        disk: &'a ModelDisk,
-        random: &'a mut StdRng,
-        oracle: &'a mut Oracle,
-        recovered: RecoveredLog,
-        is_async: bool,
-    ) -> io::Result<Self> {
+    fn open(world: &'a mut World, is_async: bool) -> io::Result<Self> {
+        let recovered = world.recovered.clone();
+        let World { disk, random, oracle, tally, .. } = world;
+        let (disk, tally): (&ModelDisk, &RefCell<Tally>) = (disk, tally);
+        tally.borrow_mut().lazy_lives += u64::from(is_async);
         for start in &recovered.segments {
             disk.open(&segment_path(&log_dir(), *start))?.sync_data()?;
         }
@@ -235,9 +332,10 @@ impl<'a> Process<'a> {
             disk.sync_dir(Path::new("/shard"))?;
         }
         let config = CommitLogConfig { segment_bytes: SEGMENT_BYTES, flush_bytes_max: FLUSH_BYTES_MAX };
+        let prewrite = Prewrite::new(SEGMENT_BYTES, recovered.end);
         let log = CommitLog::new(recovered, config, BlockPool::new(32 << 10, 4));
         oracle.durable = oracle.acknowledged.len();
-        let mut process = Self { disk, random, oracle, is_async, log };
+        let mut process = Self { disk, random, oracle, tally, is_async, log, prewrite, zeros: None };
         if process.log.ready_end() == process.log.placed_end() {
             process.make_segment()?;
         }
@@ -280,6 +378,7 @@ impl<'a> Process<'a> {
         while !self.log.is_idle() {
             self.flush()?;
         }
+        self.land_zeros()?;
         self.sync()
     }
 
@@ -317,15 +416,25 @@ impl<'a> Process<'a> {
             self.bound_unsynced()?;
         }
         let Some(plan) = self.log.plan_flush() else { return Ok(()) };
-        let mut buffer = vec![0; plan.bytes];
-        buffer.fill(0xEE);
+        if self.prewrite.is_in_the_way_of(&plan) {
+            self.tally.borrow_mut().flushes_held_up_by_zeros += 1;
+            self.land_zeros()?;
+        }
+        let rewrites = plan.start < self.log.flushed_end();
+        let mut buffer = vec![0xEE; plan.bytes];
         self.log.fill(&plan, &mut buffer);
         let file = self.disk.open(&segment_path(&log_dir(), plan.segment))?;
-        file.write_all_at(&buffer, plan.file_offset())?;
+        let write = file.begin_write(buffer.into(), plan.file_offset())?;
+        file.end_write(write)?;
         if !self.is_async {
             file.sync_data()?;
         }
         self.log.flushed(&plan);
+        let fills_segment = self.log.flushed_end() == plan.segment.plus(SEGMENT_BYTES);
+        let mut tally = self.tally.borrow_mut();
+        tally.pages_rewritten += u64::from(rewrites);
+        tally.segments_filled += u64::from(fills_segment);
+        drop(tally);
         self.learn();
         if !self.is_async {
             self.oracle.durable = self.oracle.acknowledged.len();
@@ -355,120 +464,216 @@ impl<'a> Process<'a> {
         Ok(())
     }
 
-    /// Writes zeros ahead of the records, without a sync.
+    /// Begins to write zeros ahead of the records, or waits for those under way.
     fn prewrite(&mut self) -> io::Result<()> {
-        let start = self.log.placed_end().get().next_multiple_of(PAGE_BYTES as u64);
-        let end = (start + 5 * PAGE_BYTES as u64).min(self.log.ready_end().get());
-        let segment = PhysicalOffset::new(start - start % SEGMENT_BYTES);
-        let end = end.min(segment.get() + SEGMENT_BYTES);
-        if start < end {
-            let zeros = vec![0; usize::try_from(end - start).unwrap()];
-            let file = self.disk.open(&segment_path(&log_dir(), segment))?;
-            file.write_all_at(&zeros, start - segment.get())?;
+        if self.zeros.is_some() {
+            return self.land_zeros();
+        }
+        if let Some(chunk) = self.prewrite.next(self.log.placed_end(), self.log.ready_end()) {
+            let file = self.disk.open(&segment_path(&log_dir(), chunk.segment))?;
+            let write =
+                file.begin_write(Bytes::from(vec![0; chunk.bytes]), chunk.start.since(chunk.segment))?;
+            self.zeros = Some((file, write));
+        }
+        Ok(())
+    }
+
+    fn land_zeros(&mut self) -> io::Result<()> {
+        if let Some((file, write)) = self.zeros.take() {
+            file.end_write(write)?;
+            self.prewrite.done();
+            self.tally.borrow_mut().zeros_landed += 1;
         }
         Ok(())
     }
 }
 
-/// Starts the machine again after `stop` and recovers, with stops on the way; what is found then is checked.
-fn restart_and_recover(
-    disk: &ModelDisk,
-    random: &mut StdRng,
-    oracle: &mut Oracle,
-    scope: Scope,
-    mut stop: Stop,
-) -> RecoveredLog {
-    loop {
-        disk.restart(stop, random);
-        if random.random_bool(0.5) {
-            disk.stop_at(random.random_range(1..if scope == Scope::Log { 6 } else { 60 }));
-        } else {
-            disk.never_stop();
-        }
-        match recover(disk, scope) {
-            Ok((recovered, found)) => {
-                oracle.check(&found, stop);
-                return recovered;
-            }
-            Err(_) if disk.is_off() => {
-                let next = random_stop(random);
-                // Whichever was worse decides what may be missing.
-                stop = if stop == Stop::PowerCut { stop } else { next };
-            }
-            Err(failed) => panic!("recovery refuses a log that only a crash touched: {failed}"),
+impl World {
+    fn new(seed: u64, scope: Scope, tally: &Rc<RefCell<Tally>>) -> Self {
+        let disk = ModelDisk::default();
+        disk.create_dir_all(&log_dir()).expect("the machine is on");
+        Self {
+            scope,
+            disk,
+            random: StdRng::seed_from_u64(seed),
+            oracle: Oracle::default(),
+            recovered: RecoveredLog::default(),
+            stop: Stop::Kill,
+            tally: Rc::clone(tally),
         }
     }
-}
 
-fn random_stop(random: &mut StdRng) -> Stop {
-    if random.random_bool(0.7) { Stop::PowerCut } else { Stop::Kill }
-}
-
-/// One history: lives of the process, each ended by a stop, the first at its `operation`-th change. Returns how many
-/// changes the first life made.
-fn history(seed: u64, operation: Option<u64>) -> u64 {
-    let mut random = StdRng::seed_from_u64(seed);
-    let disk = ModelDisk::default();
-    disk.create_dir_all(&log_dir()).unwrap();
-    let mut oracle = Oracle::default();
-    let is_async = random.random_bool(0.4);
-    let scope = if random.random_bool(0.5) { Scope::Log } else { Scope::Shard };
-    let steps = random.random_range(4..30);
-
-    match operation {
-        Some(operation) => disk.stop_at(operation),
-        None => disk.never_stop(),
+    fn fork(&self) -> Self {
+        Self {
+            scope: self.scope,
+            disk: self.disk.fork(),
+            random: self.random.clone(),
+            oracle: self.oracle.clone(),
+            recovered: self.recovered.clone(),
+            stop: self.stop,
+            tally: Rc::clone(&self.tally),
+        }
     }
-    let first_life = |random: &mut StdRng, oracle: &mut Oracle| {
-        Process::open(&disk, random, oracle, RecoveredLog::default(), is_async)?.work(steps)
-    };
-    let ended = first_life(&mut random, &mut oracle);
-    let operations = disk.operations();
-    assert_eq!(ended.is_err(), disk.is_off(), "nothing fails but the machine: {ended:?}");
 
-    // From here on chance is another for each operation, so that the tails are torn in many ways.
-    let mut random = StdRng::seed_from_u64(seed ^ operation.unwrap_or(0) << 32);
-    for _ in 0..3 {
-        let stop = random_stop(&mut random);
-        let recovered = restart_and_recover(&disk, &mut random, &mut oracle, scope, stop);
-        let is_async = random.random_bool(0.4);
-        let steps = random.random_range(0..12);
-        let life = |random: &mut StdRng, oracle: &mut Oracle| {
-            let mut process = Process::open(&disk, random, oracle, recovered.clone(), is_async)?;
-            process.work(steps)?;
-            process.finish()
+    fn draw_life(&mut self) -> Phase {
+        Phase::Life {
+            is_async: self.random.random_bool(0.4),
+            steps: self.random.random_range(4..30),
+            finishes: self.random.random_bool(0.5),
+        }
+    }
+
+    fn draw_stop(&mut self) -> Stop {
+        if self.random.random_bool(0.7) { Stop::PowerCut } else { Stop::Kill }
+    }
+
+    /// Goes through `phase`. An error only where the machine stops.
+    fn go_through(&mut self, phase: Phase) -> Result<(), Failed> {
+        let result = match phase {
+            Phase::Life { is_async, steps, finishes } => {
+                self.live(is_async, steps, finishes).map_err(Failed::from)
+            }
+            Phase::Recovery => self.recover(),
         };
-        if random.random_bool(0.7) {
-            disk.stop_at(random.random_range(1..40));
-        } else if !disk.is_off() {
-            disk.never_stop();
+        if let Err(failed) = &result {
+            assert!(self.disk.is_off(), "nothing fails but the machine in {phase:?}: {failed}");
         }
-        let ended = life(&mut random, &mut oracle);
-        assert_eq!(ended.is_err(), disk.is_off(), "nothing fails but the machine: {ended:?}");
+        result
     }
-    let recovered = restart_and_recover(&disk, &mut random, &mut oracle, scope, Stop::PowerCut);
-    assert_eq!(recovered.end.get() % PAGE_BYTES as u64, recovered.tail_page.len() as u64);
-    operations
+
+    fn live(&mut self, is_async: bool, steps: usize, finishes: bool) -> io::Result<()> {
+        let mut process = Process::open(self, is_async)?;
+        process.work(steps)?;
+        if finishes { process.finish() } else { Ok(()) }
+    }
+
+    /// Recovers; what is found is checked.
+    fn recover(&mut self) -> Result<(), Failed> {
+        let (recovered, found) = recover(&self.disk, self.scope, &self.tally)?;
+        assert_eq!(recovered.end.get() % PAGE_BYTES as u64, recovered.tail_page.len() as u64);
+        self.oracle.check(&found, self.stop);
+        self.stop = Stop::Kill;
+        self.recovered = recovered;
+        Ok(())
+    }
+
+    /// Starts the machine again after `stop`.
+    fn restart(&mut self, stop: Stop) {
+        self.disk.restart(stop, &mut self.random);
+        // Whichever was worse since the last recovery decides what may be missing.
+        if stop == Stop::PowerCut {
+            self.stop = stop;
+        }
+    }
+
+    /// Stops a fork of this world at each change of `phase` and after the last one, in both ways. Returns the number of
+    /// changes.
+    fn stop_everywhere(&self, seed: u64, life: usize, phase: Phase) -> u64 {
+        let mut undisturbed = self.fork();
+        undisturbed.disk.never_stop();
+        undisturbed.go_through(phase).expect("nothing stops this machine");
+        let operations = undisturbed.disk.operations();
+        for operation in 1..=operations + 1 {
+            for stop in [Stop::Kill, Stop::PowerCut] {
+                let _place = Place { seed, life, phase, operation, stop };
+                let mut world = self.fork();
+                world.disk.stop_at(operation);
+                let ended = world.go_through(phase);
+                assert_eq!(
+                    ended.is_err(),
+                    operation <= operations,
+                    "a seed makes the same changes each time"
+                );
+                // Chance is another for each place, so that the tails are torn in many ways.
+                world.random = StdRng::seed_from_u64(world.random.next_u64() ^ operation << 1 ^ stop as u64);
+                world.tally.borrow_mut().stops += 1;
+                world.go_on_after(stop);
+            }
+        }
+        operations
+    }
+
+    /// Recovers after `stop`, with stops on the way, is used again, and is judged after a power cut.
+    fn go_on_after(&mut self, stop: Stop) {
+        self.recover_in_the_end(stop);
+        self.disk.stop_at(self.random.random_range(1..60));
+        let life = self.draw_life();
+        if self.go_through(life).is_ok() && self.random.random_bool(0.5) {
+            return self.recover_in_the_end(Stop::PowerCut);
+        }
+        let stop = self.draw_stop();
+        self.recover_in_the_end(stop);
+        self.disk.never_stop();
+        let life = Phase::Life { is_async: false, steps: 4, finishes: true };
+        self.go_through(life).expect("nothing stops this machine");
+        self.recover_in_the_end(Stop::PowerCut);
+    }
+
+    fn recover_in_the_end(&mut self, mut stop: Stop) {
+        loop {
+            self.restart(stop);
+            if self.random.random_bool(0.5) {
+                let changes = if self.scope == Scope::Log { 6 } else { 60 };
+                self.disk.stop_at(self.random.random_range(1..changes));
+            } else {
+                self.disk.never_stop();
+            }
+            if self.go_through(Phase::Recovery).is_ok() {
+                return;
+            }
+            self.tally.borrow_mut().recoveries_stopped += 1;
+            stop = self.draw_stop();
+        }
+    }
+}
+
+/// A few lives with a crash after each, and the forks of all.
+fn history(seed: u64, scope: Scope, tally: &Rc<RefCell<Tally>>) {
+    let mut world = World::new(seed, scope, tally);
+    for life in 0..LIVES {
+        let mut phase = world.draw_life();
+        loop {
+            let changes = world.stop_everywhere(seed, life, phase);
+            // Somewhere, or not at all.
+            world.disk.stop_at(world.random.random_range(1..=changes * 2 + 1));
+            let ended = world.go_through(phase);
+            if ended.is_ok() && matches!(phase, Phase::Recovery) {
+                break;
+            }
+            let stop = world.draw_stop();
+            world.restart(stop);
+            phase = Phase::Recovery;
+        }
+    }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let value = std::env::var(variable).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{variable} is a number, not {value:?}")))
+}
+
+fn survive(scope: Scope) {
+    let seeds = number("SEEDS").unwrap_or(SEEDS);
+    let first_seed = number("SEED").unwrap_or_else(|| rand::rng().random_range(0..1 << 40));
+    println!("{seeds} seeds from {first_seed}");
+    let tally = Rc::<RefCell<Tally>>::default();
+    for seed in first_seed..first_seed + seeds {
+        history(seed, scope, &tally);
+    }
+    let tally = tally.borrow();
+    println!("{scope:?}: {tally:?}");
+    // A single history may lack something.
+    if seeds >= SEEDS {
+        tally.assert_complete();
+    }
 }
 
 #[test]
-fn every_stop_of_a_log_at_work_is_survived() {
-    let first_seed: u64 = match std::env::var("SEED") {
-        Ok(seed) => seed.parse().expect("SEED is a number"),
-        Err(_) => rand::rng().random_range(0..1 << 40),
-    };
-    println!("seeds from {first_seed}; run again with SEED={first_seed}");
-    let mut histories = 0;
-    for seed in first_seed..first_seed + SEEDS {
-        let operations = history(seed, None);
-        for operation in 1..=operations {
-            let survived = std::panic::catch_unwind(|| history(seed, Some(operation)));
-            histories += 1;
-            if let Err(panic) = survived {
-                println!("seed {seed}, stopped at change {operation}");
-                std::panic::resume_unwind(panic);
-            }
-        }
-    }
-    println!("{histories} histories");
+fn a_log_survives_a_stop_at_every_change() {
+    survive(Scope::Log);
+}
+
+#[test]
+fn a_shard_survives_a_stop_at_every_change() {
+    survive(Scope::Shard);
 }

@@ -10,7 +10,7 @@ use crate::position::PhysicalOffset;
 use crate::segment::segment_start;
 
 /// Bytes written at once, but for the end of a segment: as long as a large flush, which may have to wait for it.
-pub(crate) const CHUNK_BYTES: usize = 1 << 20;
+pub const CHUNK_BYTES: usize = 1 << 20;
 /// How far ahead of the records is prewritten, bytes.
 const AHEAD_BYTES: u64 = 256 << 20;
 /// With less than this ahead there is no time for pauses between chunks, bytes.
@@ -18,10 +18,10 @@ const URGENT_BYTES: u64 = 32 << 20;
 
 /// Zeros to write to one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Chunk {
-    pub(crate) segment: PhysicalOffset,
-    pub(crate) start: PhysicalOffset,
-    pub(crate) bytes: usize,
+pub struct Chunk {
+    pub segment: PhysicalOffset,
+    pub start: PhysicalOffset,
+    pub bytes: usize,
 }
 
 impl Chunk {
@@ -31,7 +31,7 @@ impl Chunk {
 }
 
 #[derive(Debug)]
-pub(crate) struct Prewrite {
+pub struct Prewrite {
     segment_bytes: u64,
     /// Everything from the end of the records to here is written. A page boundary.
     written_end: PhysicalOffset,
@@ -40,20 +40,20 @@ pub(crate) struct Prewrite {
 
 impl Prewrite {
     /// `written_end`: how far the last segment with records is written, zeros or not.
-    pub(crate) fn new(segment_bytes: u64, written_end: PhysicalOffset) -> Self {
+    pub fn new(segment_bytes: u64, written_end: PhysicalOffset) -> Self {
         Self { segment_bytes, written_end: page_floor(written_end), under_way: None }
     }
 
     /// The next chunk, for records up to `placed_end` and segments up to `ready_end`; it is then under way until
     /// [`Self::done`].
-    pub(crate) fn next(&mut self, placed_end: PhysicalOffset, ready_end: PhysicalOffset) -> Option<Chunk> {
+    pub fn next(&mut self, placed_end: PhysicalOffset, ready_end: PhysicalOffset) -> Option<Chunk> {
         assert_eq!(self.under_way, None, "one chunk at a time");
         self.under_way = self.following(placed_end, ready_end);
         self.under_way
     }
 
     /// Whether there is something to write.
-    pub(crate) fn wants(&self, placed_end: PhysicalOffset, ready_end: PhysicalOffset) -> bool {
+    pub fn wants(&self, placed_end: PhysicalOffset, ready_end: PhysicalOffset) -> bool {
         self.under_way.is_none() && self.following(placed_end, ready_end).is_some()
     }
 
@@ -71,18 +71,18 @@ impl Prewrite {
     }
 
     /// The chunk that is under way is written.
-    pub(crate) fn done(&mut self) {
+    pub fn done(&mut self) {
         let chunk = self.under_way.take().expect("a chunk was under way");
         self.written_end = chunk.end();
     }
 
     /// Whether `flush` must wait for the chunk that is under way.
-    pub(crate) fn is_in_the_way_of(&self, flush: &FlushPlan) -> bool {
+    pub fn is_in_the_way_of(&self, flush: &FlushPlan) -> bool {
         self.under_way.is_some_and(|chunk| flush.start < chunk.end() && chunk.start < flush.end())
     }
 
     /// Whether records may reach unwritten blocks soon.
-    pub(crate) fn is_urgent(&self, placed_end: PhysicalOffset) -> bool {
+    pub fn is_urgent(&self, placed_end: PhysicalOffset) -> bool {
         self.written_end < placed_end.plus(URGENT_BYTES)
     }
 }

@@ -1,9 +1,14 @@
 //! A disk that forgets: what a file holds now, and what of it would survive a power cut.
 //!
-//! Every operation that changes something is counted, and the machine can be told to stop at the n-th. After a kill
-//! the kernel still has all that was written. After a power cut each 512-byte sector that was written and not synced
-//! is there or not, by chance, in any order; of names that were changed and whose folder was not synced, some first
-//! part of the changes is there.
+//! Every operation that changes something is counted, and the machine can be told to stop at the n-th: of that one,
+//! all, some or nothing is done, by chance. After a kill the kernel still has all that was done before. After a power
+//! cut each 512-byte sector that was written and not synced is there or not, by chance, in any order; of names that
+//! were changed and whose folder was not synced, some first part of the changes is there.
+//!
+//! The log's own writes are direct ones, which the kernel goes on with when the process is dead: what was under way
+//! may land as late as after the first change of the next process to the file, unless that one has settled it.
+//!
+//! [`ModelDisk::fork`] is another disk in the same state; unchanged pages are shared.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -16,6 +21,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use bytes::Bytes;
 use rand::Rng;
 use rand::rngs::StdRng;
 use shards::io::disk::{Disk, DiskFile};
@@ -40,7 +46,11 @@ pub(crate) struct ModelFile {
     boot: u64,
 }
 
-#[derive(Debug, Default)]
+/// A direct write that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WriteId(u64);
+
+#[derive(Clone, Debug, Default)]
 struct State {
     files: Vec<FileState>,
     dirs: BTreeSet<PathBuf>,
@@ -51,20 +61,37 @@ struct State {
     operations: u64,
     stop_at: Option<u64>,
     is_off: bool,
+    /// What the machine stopped at.
+    under_way: Option<Operation>,
+    writes_begun: u64,
     /// Files opened before the last start are of no use any more.
     boot: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct FileState {
     live: Image,
     durable: Image,
     unsynced: Vec<Change>,
+    /// Direct writes that have begun and not ended.
+    direct: Vec<(WriteId, Change)>,
+    /// Those of a process that is dead, which the kernel has yet to do.
+    late: Vec<Change>,
+}
+
+/// What is counted.
+#[derive(Clone, Debug)]
+enum Operation {
+    Change { id: usize, change: Change },
+    EndWrite { id: usize, write: WriteId },
+    SyncFile { id: usize },
+    Name(NameChange),
+    SyncNames { dir: PathBuf },
 }
 
 #[derive(Clone, Debug)]
 enum Change {
-    Bytes { offset: u64, bytes: Vec<u8> },
+    Bytes { offset: u64, bytes: Bytes },
     Len(u64),
 }
 
@@ -78,11 +105,16 @@ enum NameChange {
 /// Sparse content of a file.
 #[derive(Clone, Debug, Default)]
 struct Image {
-    pages: BTreeMap<u64, Box<[u8; PAGE_BYTES]>>,
+    pages: BTreeMap<u64, Arc<[u8; PAGE_BYTES]>>,
     len: u64,
 }
 
 impl ModelDisk {
+    /// Another disk that holds what this one holds, and forgets on its own.
+    pub(crate) fn fork(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.state().clone())))
+    }
+
     /// Lets the machine stop at its `operation`-th change from now on; the change itself may or may not happen.
     pub(crate) fn stop_at(&self, operation: u64) {
         let mut state = self.state();
@@ -111,6 +143,7 @@ impl ModelDisk {
         state.is_off = false;
         state.stop_at = None;
         state.boot += 1;
+        state.end_under_way(random);
         if stop == Stop::PowerCut {
             state.lose_power(random);
         }
@@ -120,29 +153,63 @@ impl ModelDisk {
         self.0.lock().unwrap()
     }
 
-    /// The state, for a change. An error when the machine is off, or stops here: then the change has begun, for
-    /// [`Self::restart`] to decide about.
-    fn change(
-        &self,
-        begin: impl FnOnce(&mut State) -> io::Result<()>,
-        sync: impl FnOnce(&mut State),
-    ) -> io::Result<()> {
+    /// Does `operation`. An error when the machine is off, or stops here.
+    fn change(&self, operation: Operation) -> io::Result<()> {
         let mut state = self.state();
         state.check_on()?;
         state.operations += 1;
-        begin(&mut state)?;
         if state.stop_at == Some(state.operations) {
             state.is_off = true;
+            state.under_way = Some(operation);
             return state.check_on();
         }
-        sync(&mut state);
-        Ok(())
+        state.apply(operation)
     }
 }
 
 impl State {
     fn check_on(&self) -> io::Result<()> {
         if self.is_off { Err(io::Error::other("the machine is off")) } else { Ok(()) }
+    }
+
+    fn apply(&mut self, operation: Operation) -> io::Result<()> {
+        match operation {
+            Operation::Change { id, change } => {
+                self.files[id].change(change);
+                self.files[id].settle();
+            }
+            Operation::EndWrite { id, write } => self.files[id].end_write(write),
+            Operation::SyncFile { id } => {
+                self.files[id].sync();
+                self.files[id].settle();
+            }
+            Operation::Name(change) => self.change_name(change)?,
+            Operation::SyncNames { dir } => self.sync_names(&dir),
+        }
+        Ok(())
+    }
+
+    /// Decides what becomes of the operation at which the machine stopped, and of the direct writes under way.
+    fn end_under_way(&mut self, random: &mut StdRng) {
+        match self.under_way.take() {
+            Some(Operation::Change { id, change }) => {
+                let kept_of_four = random.random_range(0..=4);
+                for part in parts(change, kept_of_four, random) {
+                    self.files[id].change(part);
+                }
+            }
+            // It is among the direct writes still.
+            Some(Operation::EndWrite { .. }) | None => {}
+            Some(whole) => {
+                if random.random_bool(0.5) {
+                    // What was asked for may have been impossible.
+                    let _ = self.apply(whole);
+                }
+            }
+        }
+        for file in &mut self.files {
+            file.end_direct(random);
+        }
     }
 
     fn change_name(&mut self, change: NameChange) -> io::Result<()> {
@@ -200,7 +267,51 @@ fn apply(names: &mut BTreeMap<PathBuf, usize>, change: &NameChange) -> io::Resul
 }
 
 impl FileState {
+    fn change(&mut self, change: Change) {
+        self.live.change(&change);
+        self.unsynced.push(change);
+    }
+
+    fn sync(&mut self) {
+        for change in self.unsynced.drain(..) {
+            self.durable.change(&change);
+        }
+    }
+
+    fn end_write(&mut self, write: WriteId) {
+        let index = self.direct.iter().position(|(id, _)| *id == write).expect("it has begun");
+        let (_, change) = self.direct.remove(index);
+        self.change(change);
+    }
+
+    /// The late writes land.
+    fn settle(&mut self) {
+        for change in std::mem::take(&mut self.late) {
+            self.change(change);
+        }
+    }
+
+    /// The process is dead: each direct write lands now, in part, never, or later.
+    fn end_direct(&mut self, random: &mut StdRng) {
+        let direct = std::mem::take(&mut self.direct).into_iter().map(|(_, change)| change);
+        let late = std::mem::take(&mut self.late);
+        for change in late.into_iter().chain(direct) {
+            match random.random_range(0..=5) {
+                5 => self.late.push(change),
+                kept_of_four => {
+                    for part in parts(change, kept_of_four, random) {
+                        self.change(part);
+                    }
+                }
+            }
+        }
+    }
+
     fn lose_power(&mut self, random: &mut StdRng) {
+        self.late.clear();
+        if self.unsynced.is_empty() {
+            return;
+        }
         // Nothing, everything, or each sector by chance.
         let kept_of_four = match random.random_range(0..4) {
             0 => 0,
@@ -208,36 +319,47 @@ impl FileState {
             _ => random.random_range(1..4),
         };
         for change in std::mem::take(&mut self.unsynced) {
-            match change {
-                Change::Bytes { offset, bytes } => {
-                    let mut at = 0;
-                    while at < bytes.len() {
-                        let to_boundary = SECTOR_BYTES - (offset as usize + at) % SECTOR_BYTES;
-                        let end = bytes.len().min(at + to_boundary);
-                        if random.random_range(0..4) < kept_of_four {
-                            self.durable.write(offset + at as u64, &bytes[at..end]);
-                        }
-                        at = end;
-                    }
-                }
-                Change::Len(len) => {
-                    if random.random_range(0..4) < kept_of_four {
-                        self.durable.set_len(len);
-                    }
-                }
+            for part in parts(change, kept_of_four, random) {
+                self.durable.change(&part);
             }
         }
         self.live = self.durable.clone();
     }
 }
 
+/// What is kept of `change` when each sector is by a chance of so many in four.
+fn parts(change: Change, kept_of_four: u32, random: &mut StdRng) -> Vec<Change> {
+    let mut is_kept = || random.random_range(0..4) < kept_of_four;
+    let Change::Bytes { offset, bytes } = change else {
+        return if is_kept() { vec![change] } else { Vec::new() };
+    };
+    let mut kept = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let to_boundary = SECTOR_BYTES - (offset as usize + at) % SECTOR_BYTES;
+        let end = bytes.len().min(at + to_boundary);
+        if is_kept() {
+            kept.push(Change::Bytes { offset: offset + at as u64, bytes: bytes.slice(at..end) });
+        }
+        at = end;
+    }
+    kept
+}
+
 impl Image {
+    fn change(&mut self, change: &Change) {
+        match change {
+            Change::Bytes { offset, bytes } => self.write(*offset, bytes),
+            Change::Len(len) => self.set_len(*len),
+        }
+    }
+
     fn set_len(&mut self, len: u64) {
         if len < self.len {
             let first_gone = len.div_ceil(PAGE_BYTES as u64);
             self.pages.split_off(&first_gone);
             if let Some(last) = self.pages.get_mut(&(len / PAGE_BYTES as u64)) {
-                last[(len % PAGE_BYTES as u64) as usize..].fill(0);
+                Arc::make_mut(last)[(len % PAGE_BYTES as u64) as usize..].fill(0);
             }
         }
         self.len = len;
@@ -249,8 +371,8 @@ impl Image {
         while done < bytes.len() {
             let (page, skip) = place(offset + done as u64);
             let part = (PAGE_BYTES - skip).min(bytes.len() - done);
-            let target = self.pages.entry(page).or_insert_with(|| Box::new([0; PAGE_BYTES]));
-            target[skip..skip + part].copy_from_slice(&bytes[done..done + part]);
+            let target = self.pages.entry(page).or_insert_with(|| Arc::new([0; PAGE_BYTES]));
+            Arc::make_mut(target)[skip..skip + part].copy_from_slice(&bytes[done..done + part]);
             done += part;
         }
     }
@@ -291,14 +413,12 @@ impl Disk for ModelDisk {
 
     fn open_or_create(&self, path: &Path) -> io::Result<ModelFile> {
         if !self.state().live_names.contains_key(path) {
-            self.change(
-                |state| {
-                    let id = state.files.len();
-                    state.files.push(FileState::default());
-                    state.change_name(NameChange::Create { path: path.to_owned(), id })
-                },
-                |_| {},
-            )?;
+            let id = {
+                let mut state = self.state();
+                state.files.push(FileState::default());
+                state.files.len() - 1
+            };
+            self.change(Operation::Name(NameChange::Create { path: path.to_owned(), id }))?;
         }
         self.open(path)
     }
@@ -330,7 +450,7 @@ impl Disk for ModelDisk {
         if !self.state().live_names.contains_key(path) {
             return self.state().check_on();
         }
-        self.change(|state| state.change_name(NameChange::Remove { path: path.to_owned() }), |_| {})
+        self.change(Operation::Name(NameChange::Remove { path: path.to_owned() }))
     }
 
     fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
@@ -345,35 +465,38 @@ impl Disk for ModelDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let change = NameChange::Rename { from: from.to_owned(), to: to.to_owned() };
-        self.change(|state| state.change_name(change), |_| {})
+        self.change(Operation::Name(NameChange::Rename { from: from.to_owned(), to: to.to_owned() }))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.change(|_| Ok(()), |state| state.sync_names(dir))
+        self.change(Operation::SyncNames { dir: dir.to_owned() })
     }
 }
 
 impl ModelFile {
+    /// Begins a direct write, as the log core does. Until [`Self::end_write`] the file is as before.
+    pub(crate) fn begin_write(&self, bytes: Bytes, offset: u64) -> io::Result<WriteId> {
+        let mut state = self.disk.state();
+        state.writes_begun += 1;
+        let write = WriteId(state.writes_begun);
+        self.file(&mut state)?.direct.push((write, Change::Bytes { offset, bytes }));
+        Ok(write)
+    }
+
+    /// Waits for a direct write.
+    pub(crate) fn end_write(&self, write: WriteId) -> io::Result<()> {
+        self.change(Operation::EndWrite { id: self.id, write })
+    }
+
     fn file<'s>(&self, state: &'s mut State) -> io::Result<&'s mut FileState> {
         state.check_on()?;
         assert_eq!(self.boot, state.boot, "a file from before the crash is used");
         Ok(&mut state.files[self.id])
     }
 
-    fn change(&self, change: Change) -> io::Result<()> {
-        self.disk.change(
-            |state| {
-                let file = self.file(state)?;
-                match &change {
-                    Change::Bytes { offset, bytes } => file.live.write(*offset, bytes),
-                    Change::Len(len) => file.live.set_len(*len),
-                }
-                file.unsynced.push(change);
-                Ok(())
-            },
-            |_| {},
-        )
+    fn change(&self, operation: Operation) -> io::Result<()> {
+        self.file(&mut self.disk.state())?;
+        self.disk.change(operation)
     }
 }
 
@@ -383,7 +506,7 @@ impl DiskFile for ModelFile {
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.change(Change::Len(bytes))
+        self.change(Operation::Change { id: self.id, change: Change::Len(bytes) })
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -391,25 +514,17 @@ impl DiskFile for ModelFile {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.change(Change::Bytes { offset, bytes: bytes.to_vec() })
+        let change = Change::Bytes { offset, bytes: Bytes::copy_from_slice(bytes) };
+        self.change(Operation::Change { id: self.id, change })
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.disk.change(
-            |_| Ok(()),
-            |state| {
-                let file = &mut state.files[self.id];
-                for change in file.unsynced.drain(..) {
-                    match change {
-                        Change::Bytes { offset, bytes } => file.durable.write(offset, &bytes),
-                        Change::Len(len) => file.durable.set_len(len),
-                    }
-                }
-            },
-        )
+        self.change(Operation::SyncFile { id: self.id })
     }
 
     fn settle(&self) -> io::Result<()> {
-        self.disk.state().check_on()
+        let mut state = self.disk.state();
+        self.file(&mut state)?.settle();
+        Ok(())
     }
 }
