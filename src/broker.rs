@@ -129,6 +129,8 @@ pub struct Broker {
     pub held_pulls: HeldPulls,
     pub delay: DelaySchedule,
     pub unique_keys: UniqueKeys,
+    /// Memory in which a send makes its stored properties; what is in it means nothing to the next one.
+    pub properties: Vec<u8>,
     pub outside: Rc<dyn Outside>,
     /// When this broker was opened, milliseconds since the epoch.
     pub opened_ms: i64,
@@ -205,6 +207,7 @@ impl Broker {
         };
         Ok(Rc::new(RefCell::new(Self {
             unique_keys: UniqueKeys::new(identity.addr),
+            properties: Vec::new(),
             identity,
             settings,
             store,

@@ -11,8 +11,8 @@ mod error;
 mod message;
 mod route;
 
+use crate::remoting::field_text::FieldText;
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -125,7 +125,7 @@ impl Client {
         &mut self,
         addr: &str,
         code: i32,
-        ext: &[(&str, &dyn Display)],
+        ext: &[(&str, &dyn FieldText)],
         body: &[u8],
     ) -> Result<Answer, ClientError> {
         self.call_within(addr, code, ext, body, self.timeout)
@@ -135,7 +135,7 @@ impl Client {
         &mut self,
         addr: &str,
         code: i32,
-        ext: &[(&str, &dyn Display)],
+        ext: &[(&str, &dyn FieldText)],
         body: &[u8],
         timeout: Duration,
     ) -> Result<Answer, ClientError> {
@@ -151,7 +151,7 @@ impl Client {
     }
 
     /// Asks the name servers in turn; the first that answers at all decides.
-    fn ask_namesrv(&mut self, code: i32, ext: &[(&str, &dyn Display)]) -> Result<Answer, ClientError> {
+    fn ask_namesrv(&mut self, code: i32, ext: &[(&str, &dyn FieldText)]) -> Result<Answer, ClientError> {
         let mut last = ClientError::NoNamesrv;
         for addr in self.namesrv.clone() {
             match self.call(&addr, code, ext, &[]) {

@@ -19,7 +19,7 @@ mod tests;
 pub mod topic;
 pub mod upkeep;
 
-use std::fmt::Display;
+use crate::remoting::field_text::FieldText;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -69,7 +69,7 @@ impl Call<'_, '_> {
     ///
     /// # Errors
     /// Never: the type is what functions of the table return.
-    pub fn ok(&self, ext: &[(&str, &dyn Display)], body: &[u8]) -> Result<Served, Refusal> {
+    pub fn ok(&self, ext: &[(&str, &dyn FieldText)], body: &[u8]) -> Result<Served, Refusal> {
         self.connection.reply(self.reply_to, response::SUCCESS, None, ext, body);
         Ok(Served::Now)
     }

@@ -16,6 +16,8 @@ mod binary_header;
 pub mod body;
 pub mod code;
 pub mod fastjson;
+pub mod field_text;
+mod flat_json;
 pub mod frame;
 pub mod header;
 mod json_header;

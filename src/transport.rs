@@ -5,9 +5,9 @@
 //! one turn leaves together. The connection's task stops reading while too much of the peer's work is unanswered, so that a
 //! peer that sends without reading fills its own socket and nothing of ours.
 
+use crate::remoting::field_text::FieldText;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::fmt::Display;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -137,7 +137,7 @@ impl Connection {
         to: ReplyTo,
         code: i32,
         remark: Option<&str>,
-        ext: &[(&str, &dyn Display)],
+        ext: &[(&str, &dyn FieldText)],
         body: &[u8],
     ) {
         if to.oneway || self.closed.get() {
@@ -155,7 +155,7 @@ impl Connection {
         to: ReplyTo,
         code: i32,
         remark: Option<&str>,
-        ext: &[(&str, &dyn Display)],
+        ext: &[(&str, &dyn FieldText)],
         pieces: Vec<Bytes>,
     ) {
         if to.oneway || self.closed.get() {
@@ -172,7 +172,7 @@ impl Connection {
 
     /// Pushes a oneway request of ours. Always JSON: some clients read nothing else. Left out for a peer that does not read: clients
     /// look by themselves, too.
-    pub fn notify(&self, code: i32, ext: &[(&str, &dyn Display)], body: &[u8]) {
+    pub fn notify(&self, code: i32, ext: &[(&str, &dyn FieldText)], body: &[u8]) {
         if self.closed.get() || self.output.borrow().bytes() > CONNECTION_IN_FLIGHT_BYTES_MAX {
             return;
         }

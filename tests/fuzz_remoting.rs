@@ -6,8 +6,8 @@
 
 mod golden;
 
+use ringmq::remoting::field_text::FieldText;
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
@@ -305,8 +305,8 @@ fn commands_round_trip(random: &mut StdRng) {
     for _ in 0..random.random_range(0..20) {
         fields.insert(text(random, 12), text(random, 200));
     }
-    let ext: Vec<(&str, &dyn Display)> =
-        fields.iter().map(|(key, value)| (&**key, value as &dyn Display)).collect();
+    let ext: Vec<(&str, &dyn FieldText)> =
+        fields.iter().map(|(key, value)| (&**key, value as &dyn FieldText)).collect();
     let mut body = vec![0; random.random_range(0..100)];
     random.fill_bytes(&mut body);
     let opaque: i32 = random.random();
@@ -415,7 +415,7 @@ fn name_server(random: &mut StdRng) {
         "acceptStandardJsonOnly",
     ];
     const VALUES: [&str; 8] = ["0", "1", "-1", "true", "Orders", "b0", "DefaultCluster", ""];
-    let mut ext: Vec<(&str, &dyn Display)> = Vec::new();
+    let mut ext: Vec<(&str, &dyn FieldText)> = Vec::new();
     for name in NAMES {
         if random.random_bool(0.95) {
             ext.push((name, VALUES.choose(random).expect("not empty")));

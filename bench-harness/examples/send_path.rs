@@ -37,7 +37,8 @@ const CONNECTIONS: u64 = 8;
 const MESSAGES_PER_ROUND: u64 = 32_768;
 const SEGMENT_BYTES: u64 = 1 << 30;
 const NOW_MS: i64 = 1_764_000_000_123;
-const STAGES: [&str; 4] = ["read, check, encode", "place in the log", "fill the write buffer", "dispatch, answer"];
+const STAGES: [&str; 4] =
+    ["read, check, encode", "place in the log", "fill the write buffer", "dispatch, answer"];
 
 struct Nobody;
 
@@ -103,13 +104,14 @@ impl BenchShard {
             let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
             runtime.block_on(later).expect("the topic is durable");
         }
-        let log_config =
-            CommitLogConfig { segment_bytes: SEGMENT_BYTES, flush_bytes_max: FLUSH_BYTES_MAX };
-        let mut log = CommitLog::new(RecoveredLog::default(), log_config, BlockPool::new(TAIL_BLOCK_BYTES, 64));
+        let log_config = CommitLogConfig { segment_bytes: SEGMENT_BYTES, flush_bytes_max: FLUSH_BYTES_MAX };
+        let mut log =
+            CommitLog::new(RecoveredLog::default(), log_config, BlockPool::new(TAIL_BLOCK_BYTES, 64));
         log.segment_ready(NOW_MS);
         let peer = "127.0.0.1:40000".parse().expect("an address");
-        let connections =
-            (0..CONNECTIONS).map(|id| (Connection::detached(ConnectionId(id), peer), BytesMut::new())).collect();
+        let connections = (0..CONNECTIONS)
+            .map(|id| (Connection::detached(ConnectionId(id), peer), BytesMut::new()))
+            .collect();
         let payload = Payload::new(RunId(0x0123_4567_89AB_CDEF), body_bytes);
         let frame = |queue_id| {
             let spec =

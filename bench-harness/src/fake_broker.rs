@@ -1,7 +1,7 @@
 //! A broker for tests: acknowledges sends on loopback, stalls or refuses when told to, and remembers nothing but queue offsets.
 
+use ringmq::remoting::field_text::FieldText;
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -71,7 +71,7 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, state: &Mutex<State>) -> O
             let next = state.offsets.entry(queue_id).or_default();
             let offset = *next;
             *next += u64::from(!refused);
-            let ext: [(&str, &dyn Display); 3] = [
+            let ext: [(&str, &dyn FieldText); 3] = [
                 ("msgId", &"7F00000100002A9F0000000000000000"),
                 ("queueId", &queue_id),
                 ("queueOffset", &offset),

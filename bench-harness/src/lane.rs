@@ -195,8 +195,8 @@ mod tests {
     use super::*;
     use crate::payload::{Payload, RunId};
     use crate::send_frame::FrameSpec;
+    use ringmq::remoting::field_text::FieldText;
     use ringmq::remoting::response::write_response_head;
-    use std::fmt::Display;
 
     fn lane(places: usize) -> Lane {
         let payload = Payload::new(RunId(1), 64);
@@ -216,7 +216,7 @@ mod tests {
         while let Some(frame) = split_frame(&mut requests).unwrap() {
             let request = Request::decode(&frame).unwrap();
             let queue_id = request.ext.get("e").unwrap();
-            let ext: [(&str, &dyn Display); 3] =
+            let ext: [(&str, &dyn FieldText); 3] =
                 [("msgId", &"AB"), ("queueId", &queue_id), ("queueOffset", &7)];
             write_response_head(&mut out, request.reply_to(), code, Some("why"), &ext, 0);
         }

@@ -4,7 +4,7 @@
 //! The request is what a stock client sends: code 310 with the short header names (320 for a batch), JSON header, properties
 //! with the message's unique key.
 
-use std::fmt::Display;
+use ringmq::remoting::field_text::FieldText;
 
 use bytes::{BufMut, BytesMut};
 use ringmq::remoting::code::request;
@@ -75,7 +75,7 @@ impl SendFrame {
             body.put_slice(payload.template());
         }
 
-        let mut ext: Vec<(&str, &dyn Display)> = vec![
+        let mut ext: Vec<(&str, &dyn FieldText)> = vec![
             ("a", &PRODUCER_GROUP),
             ("b", &topic),
             ("c", &"TBW102"),

@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use crate::append::{AppendBatch, AppendRefusal, Committed, Placement};
 use crate::commit_log::flush_plan::FlushPlan;
@@ -230,18 +230,21 @@ impl CommitLog {
 
     fn place_waiting(&mut self, now_ms: i64) {
         while let Some(mut records) = self.waiting.pop_front() {
-            while !records.is_empty() {
-                let record = RecordView::parse(&records).expect("the serve core encodes whole records");
+            let mut rest = &records[..];
+            while !rest.is_empty() {
+                let record = RecordView::parse(rest).expect("the serve core encodes whole records");
                 let size = record.total_size();
                 if self.make_room(size) {
                     self.place(&record, now_ms);
                 } else if let Some(refusal) = &self.disk_full {
                     self.outcomes.refused(refusal.clone());
                 } else {
+                    let done = records.len() - rest.len();
+                    records.advance(done);
                     self.waiting.push_front(records);
                     return;
                 }
-                records = records.slice(size..);
+                rest = &rest[size..];
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::consume_queue::Entry;
 use crate::position::PhysicalOffset;
-use crate::record::properties::{DELAY, KEYS, Properties, TAGS, UNIQ_KEY};
+use crate::record::properties::{DELAY, KEYS, Properties, TAGS, UNIQ_KEY, extended_java_hash};
 use crate::record::{
     RecordView, SYS_FLAG_TRANSACTION_MASK, SYS_FLAG_TRANSACTION_ROLLBACK, takes_queue_offset,
 };
@@ -63,7 +63,7 @@ pub(crate) fn derive(record: &RecordView<'_>, keys: &mut Vec<IndexKey>) -> Optio
         let topic_hash = topic_prefix_hash(record.topic());
         let all_keys = found.keys.unwrap_or_default().split(' ').filter(|key| !key.is_empty());
         keys.extend(found.uniq_key.into_iter().chain(all_keys).map(|key| IndexKey {
-            hash: positive(extended_hash(topic_hash, key)),
+            hash: positive(extended_java_hash(topic_hash, key)),
             physical_offset: record.physical_offset(),
             store_timestamp_ms: record.store_timestamp_ms(),
         }));
@@ -97,21 +97,16 @@ fn tags_code(record: &RecordView<'_>, found: &Found<'_>) -> i64 {
 
 /// The tags code of a tag: Java's hash of it, sign-extended.
 pub fn tag_hash(tag: &str) -> i64 {
-    i64::from(extended_hash(0, tag))
+    i64::from(extended_java_hash(0, tag))
 }
 
 /// The index hash of a key of a topic.
 pub(crate) fn key_hash(topic: &str, key: &str) -> u32 {
-    positive(extended_hash(topic_prefix_hash(topic), key))
+    positive(extended_java_hash(topic_prefix_hash(topic), key))
 }
 
 fn topic_prefix_hash(topic: &str) -> i32 {
-    extended_hash(extended_hash(0, topic), "#")
-}
-
-/// Java's `String.hashCode()` of a text with `hash`, continued by `text`.
-fn extended_hash(hash: i32, text: &str) -> i32 {
-    text.encode_utf16().fold(hash, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)))
+    extended_java_hash(extended_java_hash(0, topic), "#")
 }
 
 /// The hash without its sign; the one value that has no positive counterpart becomes 0.

@@ -63,6 +63,10 @@ const RECORD_BYTES_MIN: usize = 91;
 /// As much of a record as says where it belongs: size, magic, own physical offset.
 pub(crate) const IDENTITY_BYTES: usize = PHYSICAL_OFFSET_AT + 8;
 const TOPIC_BYTES_V1_MAX: usize = 127;
+/// Bytes before the body when both hosts are IPv6.
+const FIXED_BYTES_MAX: usize = 112;
+
+const _: () = assert!(FIXED_BYTES_MAX == RECORD_BYTES_MIN - 16 - 3 + 40);
 
 /// Why bytes are not a record, or fields cannot become one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -142,23 +146,25 @@ impl RecordFields<'_> {
             return Err(RecordError::TooLong { bytes: total });
         };
 
+        let mut fixed = Fixed::default();
+        fixed.put(&total_size.to_be_bytes());
+        fixed.put(&(if is_v2 { MAGIC_V2 } else { MAGIC_V1 }).to_be_bytes());
+        fixed.put(&crc31(self.body).to_be_bytes());
+        fixed.put(&queue_id.to_be_bytes());
+        fixed.put(&self.flag.to_be_bytes());
+        fixed.put(&[0; 16]);
+        fixed.put(&sys_flag.to_be_bytes());
+        fixed.put(&self.born_timestamp_ms.to_be_bytes());
+        fixed.put_host(self.born_host);
+        fixed.put(&[0; 8]);
+        fixed.put_host(self.store_host);
+        fixed.put(&self.reconsume_times.to_be_bytes());
+        fixed.put(&self.prepared_transaction_offset.to_be_bytes());
+        fixed.put(&body_size.to_be_bytes());
+
         let start = out.len();
         out.reserve(total);
-        out.put_i32(total_size);
-        out.put_u32(if is_v2 { MAGIC_V2 } else { MAGIC_V1 });
-        out.put_u32(crc31(self.body));
-        out.put_i32(queue_id);
-        out.put_i32(self.flag);
-        out.put_i64(0);
-        out.put_i64(0);
-        out.put_i32(sys_flag);
-        out.put_i64(self.born_timestamp_ms);
-        put_host(out, self.born_host);
-        out.put_i64(0);
-        put_host(out, self.store_host);
-        out.put_i32(self.reconsume_times);
-        out.put_i64(self.prepared_transaction_offset);
-        out.put_i32(body_size);
+        out.put_slice(&fixed.bytes[..fixed.length]);
         out.put_slice(self.body);
         if is_v2 {
             out.put_u16(topic_size);
@@ -169,7 +175,7 @@ impl RecordFields<'_> {
         out.put_i16(properties_size);
         out.put_slice(self.properties);
         out.put_bytes(PROPERTY_SEPARATOR, separator_bytes);
-        out.put_slice(&crc::encode_property(0));
+        out.put_slice(&crc::NO_CRC_PROPERTY);
         assert_eq!(out.len() - start, total, "the size computed is the size written");
         Ok(total)
     }
@@ -198,7 +204,7 @@ pub fn place(record: &mut [u8], placement: &Placement) {
     put(PHYSICAL_OFFSET_AT, placement.physical_offset.to_i64());
     put(store_timestamp_at, placement.store_timestamp_ms);
     let (covered, property) = record.split_at_mut(record.len() - CRC_PROPERTY_BYTES);
-    assert!(crc::decode_property(property).is_some(), "an encoded record ends with the CRC property");
+    assert_eq!(property, crc::NO_CRC_PROPERTY, "an encoded record ends with an empty CRC property");
     property.copy_from_slice(&crc::encode_property(crc31(covered)));
 }
 
@@ -443,12 +449,31 @@ fn host_bytes(sys_flag: i32, v6_bit: i32) -> usize {
     if sys_flag & v6_bit == 0 { 8 } else { 20 }
 }
 
-fn put_host(out: &mut BytesMut, host: SocketAddr) {
-    match host.ip() {
-        IpAddr::V4(ip) => out.put_slice(&ip.octets()),
-        IpAddr::V6(ip) => out.put_slice(&ip.octets()),
+/// The part of a record before its body, made on the stack and copied once.
+struct Fixed {
+    bytes: [u8; FIXED_BYTES_MAX],
+    length: usize,
+}
+
+impl Default for Fixed {
+    fn default() -> Self {
+        Self { bytes: [0; FIXED_BYTES_MAX], length: 0 }
     }
-    out.put_i32(i32::from(host.port()));
+}
+
+impl Fixed {
+    fn put(&mut self, part: &[u8]) {
+        self.bytes[self.length..self.length + part.len()].copy_from_slice(part);
+        self.length += part.len();
+    }
+
+    fn put_host(&mut self, host: SocketAddr) {
+        match host.ip() {
+            IpAddr::V4(ip) => self.put(&ip.octets()),
+            IpAddr::V6(ip) => self.put(&ip.octets()),
+        }
+        self.put(&i32::from(host.port()).to_be_bytes());
+    }
 }
 
 /// The host at `at`. A port beyond 65535 cannot be told as an address and reads as 0.

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::error::ClientError;
 use crate::remoting::code::response;
+use crate::remoting::field_text::FieldText;
 use crate::remoting::frame::{Frame, SerializeType, split_frame};
 use crate::remoting::request::Request;
 use crate::remoting::response::write_request;
@@ -68,7 +69,7 @@ impl Connection {
     pub fn call(
         &mut self,
         code: i32,
-        ext: &[(&str, &dyn Display)],
+        ext: &[(&str, &dyn FieldText)],
         body: &[u8],
         timeout: Duration,
     ) -> Result<Answer, ClientError> {

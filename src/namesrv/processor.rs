@@ -3,7 +3,7 @@
 //! Everything is answered at once, from memory, except for changes of the key-value configuration, which are answered when
 //! they are durable. Refusing is returning a [`Refusal`], answered in one place.
 
-use std::fmt::Display;
+use crate::remoting::field_text::FieldText;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -115,7 +115,7 @@ fn dispatch(call: Call<'_, '_>) -> Outcome {
 }
 
 impl Call<'_, '_> {
-    fn answer(&self, ext: &[(&str, &dyn Display)], body: &[u8]) -> Outcome {
+    fn answer(&self, ext: &[(&str, &dyn FieldText)], body: &[u8]) -> Outcome {
         self.connection.reply(self.reply_to, response::SUCCESS, None, ext, body);
         Ok(None)
     }
@@ -176,7 +176,7 @@ fn register_broker(call: Call<'_, '_>) -> Outcome {
         },
     };
     let told = call.server.routes.register(registration, call.now)?;
-    let mut ext: Vec<(&str, &dyn Display)> = Vec::new();
+    let mut ext: Vec<(&str, &dyn FieldText)> = Vec::new();
     if let Some(addr) = &told.ha_server_addr {
         ext.push(("haServerAddr", addr));
     }

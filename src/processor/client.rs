@@ -1,9 +1,9 @@
 //! Requests by which clients say who they are and ask who else is there: HEART_BEAT, UNREGISTER_CLIENT,
 //! GET_CONSUMER_LIST_BY_GROUP, CHECK_CLIENT_CONFIG; and what follows when one is gone.
 
+use crate::remoting::field_text::FieldText;
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::fmt::Display;
 use std::rc::Rc;
 
 use shards::limits::{GROUPS_PER_CLIENT_MAX, SUBSCRIPTIONS_PER_GROUP_MAX};
@@ -61,7 +61,7 @@ pub fn heartbeat(call: &Call<'_, '_>) -> Result<Served, Refusal> {
 
     let (connection, reply_to) = (Rc::clone(call.connection), call.reply_to);
     let answer = move || {
-        let ext: [(&str, &dyn Display); 2] =
+        let ext: [(&str, &dyn FieldText); 2] =
             [("IS_SUPPORT_HEART_BEAT_V2", &true), ("IS_SUB_CHANGE", &subscriptions_wanted)];
         connection.reply(reply_to, response::SUCCESS, None, &ext, &[]);
     };

@@ -80,7 +80,7 @@ pub fn max(call: &Call<'_, '_>) -> Result<Served, Refusal> {
     let queue = QueueHeader::parse(call.request)?;
     let broker = call.broker.borrow();
     let bounds = queue_id(&queue).and_then(|id| broker.store.bounds(queue.topic, id)).unwrap_or_default();
-    call.ok(&[("offset", &bounds.max)], &[])
+    call.ok(&[("offset", &bounds.max.get())], &[])
 }
 
 /// GET_MIN_OFFSET (31).
@@ -88,7 +88,7 @@ pub fn min(call: &Call<'_, '_>) -> Result<Served, Refusal> {
     let queue = QueueHeader::parse(call.request)?;
     let broker = call.broker.borrow();
     let bounds = queue_id(&queue).and_then(|id| broker.store.bounds(queue.topic, id)).unwrap_or_default();
-    call.ok(&[("offset", &bounds.min)], &[])
+    call.ok(&[("offset", &bounds.min.get())], &[])
 }
 
 /// GET_EARLIEST_MSG_STORETIME (32): -1 for a queue without messages.
@@ -128,7 +128,9 @@ pub fn search(call: &Call<'_, '_>) -> Result<Served, Refusal> {
     let (connection, reply_to) = (Rc::clone(call.connection), call.reply_to);
     call.answer_later(async move {
         match search.await {
-            Ok(offset) => connection.reply(reply_to, response::SUCCESS, None, &[("offset", &offset)], &[]),
+            Ok(offset) => {
+                connection.reply(reply_to, response::SUCCESS, None, &[("offset", &offset.get())], &[])
+            }
             Err(error) => {
                 connection.reply(reply_to, response::SYSTEM_ERROR, Some(&error.to_string()), &[], &[]);
             }

@@ -3,7 +3,7 @@
 //! Records leave as they lie in the hot tail, counted and not copied. A read that needs the disk runs as a task of its own,
 //! so that other requests of the same connection go on; its bytes count against the connection meanwhile.
 
-use std::fmt::Display;
+use crate::remoting::field_text::FieldText;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -281,12 +281,12 @@ fn code(status: GetStatus, asked: i64) -> i32 {
 }
 
 fn answer(pull: &HeldPull, asked: i64, result: GetResult) {
-    let ext: [(&str, &dyn Display); 6] = [
+    let ext: [(&str, &dyn FieldText); 6] = [
         // 0: the leader, this broker.
         ("suggestWhichBrokerId", &0),
-        ("nextBeginOffset", &result.next_begin_offset),
-        ("minOffset", &result.min_offset),
-        ("maxOffset", &result.max_offset),
+        ("nextBeginOffset", &result.next_begin_offset.get()),
+        ("minOffset", &result.min_offset.get()),
+        ("maxOffset", &result.max_offset.get()),
         ("topicSysFlag", &pull.topic_sys_flag),
         ("groupSysFlag", &pull.group_sys_flag),
     ];

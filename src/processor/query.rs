@@ -1,7 +1,7 @@
 //! Looking messages up: QUERY_MESSAGE (12) by key, VIEW_MESSAGE_BY_ID (33) by physical offset. Tools and the `viewMessage` of
 //! clients ask; what needs the disk runs as a task of its own.
 
-use std::fmt::Display;
+use crate::remoting::field_text::FieldText;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -38,8 +38,8 @@ pub fn query_message(call: &Call<'_, '_>) -> Result<Served, Refusal> {
     let (connection, reply_to, now_ms) = (Rc::clone(call.connection), call.reply_to, call.now_ms);
     call.answer_later(async move {
         let found = found.await;
-        let ext: [(&str, &dyn Display); 2] =
-            [("indexLastUpdateTimestamp", &now_ms), ("indexLastUpdatePhyoffset", &indexed_to)];
+        let ext: [(&str, &dyn FieldText); 2] =
+            [("indexLastUpdateTimestamp", &now_ms), ("indexLastUpdatePhyoffset", &indexed_to.get())];
         match found {
             Ok(records) if records.is_empty() => {
                 let remark = "can not find message, maybe time range not correct";

@@ -1,14 +1,13 @@
 //! SEND_MESSAGE (10), SEND_MESSAGE_V2 (310) and SEND_BATCH_MESSAGE (320): from a producer's request to encoded records in the
 //! append queue, and from their results to the producer's answer. Serve core.
 //!
-//! A send reads the header where it lies, writes the stored properties into memory on the stack, and encodes the record once,
-//! straight into the batch for the log core. Only a send that has to make its topic first waits; it is served again, from
+//! A send reads the header where it lies, writes the stored properties into memory that all sends share, and encodes the record
+//! once, straight into the batch for the log core. Only a send that has to make its topic first waits; it is served again, from
 //! its frame, when the topic is durable.
 
 pub(super) mod batch;
 mod stored_properties;
 
-use std::fmt::{self, Display};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -28,6 +27,7 @@ use crate::broker::{Broker, Identity};
 use crate::processor::{Call, Refusal, Served, serve};
 use crate::remoting::body::topic::TopicConfig;
 use crate::remoting::code::response;
+use crate::remoting::field_text::{FieldText, FieldWriter};
 use crate::remoting::header::send::SendHeader;
 
 /// The region that stock brokers are in unless told otherwise; traces are grouped by it.
@@ -221,8 +221,10 @@ fn push_message(
         }
     };
     let topic = &target.config.topic_name;
-    let properties = stored_properties::encode(
+    stored_properties::encode(
+        &mut broker.properties,
         header.properties,
+        &wishes,
         &Additions {
             region: REGION,
             cluster: &broker.identity.cluster,
@@ -242,7 +244,7 @@ fn push_message(
         reconsume_times: header.reconsume_times,
         prepared_transaction_offset: 0,
         body,
-        properties: &properties,
+        properties: &broker.properties,
     };
     let waiting = waiting(call, target.queue_id, unique_key);
     broker.appends.push(record, waiting).map_err(not_pushed)
@@ -360,7 +362,7 @@ pub(super) fn answer(identity: &Identity, producer: &WaitingProducer, completion
             let queue_offset = placements.first().map_or(0, |first| first.queue_offset.to_i64());
             let transaction_id =
                 std::str::from_utf8(unique_key).expect("it was copied from a property, which is text");
-            let ext: [(&str, &dyn Display); 6] = [
+            let ext: [(&str, &dyn FieldText); 6] = [
                 ("msgId", &message_ids),
                 ("queueId", queue_id),
                 ("queueOffset", &queue_offset),
@@ -384,15 +386,15 @@ struct MessageIds<'a> {
     placements: &'a [Placement],
 }
 
-impl Display for MessageIds<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl FieldText for MessageIds<'_> {
+    fn write(&self, out: &mut FieldWriter<'_>) {
         for (index, placement) in self.placements.iter().enumerate() {
             if index > 0 {
-                f.write_str(",")?;
+                out.plain(",");
             }
-            OffsetMessageId { store_host: self.store_host, physical_offset: placement.physical_offset }
-                .fmt(f)?;
+            let id =
+                OffsetMessageId { store_host: self.store_host, physical_offset: placement.physical_offset };
+            id.with_text(|text| out.plain(text));
         }
-        Ok(())
     }
 }

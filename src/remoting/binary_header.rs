@@ -12,30 +12,28 @@ use std::borrow::Cow;
 
 use super::request::{ExtFields, Head, HeaderError};
 
-/// Reads a header.
+/// Reads a header into `head`, which is empty.
 ///
 /// # Errors
 /// It ends early, a length is negative, or it has too many fields.
-pub(super) fn read(header: &[u8]) -> Result<Head<'_>, HeaderError> {
+pub(super) fn read<'f>(header: &'f [u8], head: &mut Head<'f>) -> Result<(), HeaderError> {
     let mut input = Input { header, at: 0, end: header.len() };
-    let code = i32::from(input.i16("code")?);
-    let [language] = input.array("language")?;
-    let version = i32::from(input.i16("version")?);
-    let opaque = input.i32("opaque")?;
-    let flag = input.i32("flag")?;
+    head.code = i32::from(input.i16("code")?);
+    [head.language] = input.array("language")?;
+    head.version = i32::from(input.i16("version")?);
+    head.opaque = input.i32("opaque")?;
+    head.flag = input.i32("flag")?;
     let remark_length = input.i32("remark length")?;
-    let remark = input.text("remark", remark_length)?;
+    head.remark = input.text("remark", remark_length)?;
     let fields_length = input.i32("extFields length")?;
-    let ext = read_fields(&mut input, fields_length)?;
-    Ok(Head { code, language, version, opaque, flag, remark, ext })
+    read_fields(&mut input, fields_length, &mut head.ext)
 }
 
-fn read_fields<'f>(input: &mut Input<'f>, length: i32) -> Result<ExtFields<'f>, HeaderError> {
+fn read_fields<'f>(input: &mut Input<'f>, length: i32, ext: &mut ExtFields<'f>) -> Result<(), HeaderError> {
     let start = input.at;
     input.bytes("extFields", length)?;
     input.end = input.at;
     input.at = start;
-    let mut ext = ExtFields::default();
     while input.at < input.end {
         let key_length = i32::from(input.i16("key length")?);
         let key = input.text("key", key_length)?;
@@ -45,7 +43,7 @@ fn read_fields<'f>(input: &mut Input<'f>, length: i32) -> Result<ExtFields<'f>, 
             ext.push(key, value)?;
         }
     }
-    Ok(ext)
+    Ok(())
 }
 
 /// What is left of the header: bytes `at..end`.
@@ -88,6 +86,11 @@ impl<'f> Input<'f> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read(header: &[u8]) -> Result<Head<'_>, HeaderError> {
+        let mut head = Head::default();
+        super::read(header, &mut head).map(|()| head)
+    }
 
     fn sample() -> Vec<u8> {
         let mut bytes = vec![0x01, 0x36, 9, 0x01, 0x3d];

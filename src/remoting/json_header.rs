@@ -1,4 +1,5 @@
-//! The JSON form of a header, read without building a tree.
+//! The JSON form of a header, read without building a tree: in the form that clients write by `flat_json`, in any other by the JSON
+//! library.
 //!
 //! Tolerant where clients differ: unknown keys are passed over, `extFields` may be null or absent, its values may be unquoted
 //! numbers and booleans (taken as their text) or null (as absent), numbers of the command may be quoted. Bounded: the number
@@ -11,19 +12,31 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use shards::limits::HEADER_FIELDS_MAX;
 
 use super::code::language;
+use super::flat_json;
 use super::request::{ExtFields, Head, HeaderError};
 
-/// Reads a header.
+/// Reads a header into `head`, which is empty.
 ///
 /// # Errors
 /// Not a JSON object of the expected members, or too many fields.
-pub(super) fn read(header: &[u8]) -> Result<Head<'_>, HeaderError> {
-    let failed =
-        |error: serde_json::Error| HeaderError::Json { bytes: header.len(), reason: error.to_string() };
+pub(super) fn read<'f>(header: &'f [u8], head: &mut Head<'f>) -> Result<(), HeaderError> {
     // One check of the whole text; after it, strings are borrowed without being checked one by one.
     let text = std::str::from_utf8(header)
         .map_err(|error| HeaderError::Json { bytes: header.len(), reason: error.to_string() })?;
-    let mut deserializer = serde_json::Deserializer::from_str(text);
+    if flat_json::read(text, head).is_none() {
+        *head = read_any(text)?;
+    }
+    Ok(())
+}
+
+/// Reads a header with the JSON library.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_any(header: &str) -> Result<Head<'_>, HeaderError> {
+    let failed =
+        |error: serde_json::Error| HeaderError::Json { bytes: header.len(), reason: error.to_string() };
+    let mut deserializer = serde_json::Deserializer::from_str(header);
     let head = deserializer.deserialize_map(HeadVisitor).map_err(failed)?;
     deserializer.end().map_err(failed)?;
     Ok(head)
@@ -161,6 +174,11 @@ impl<'f> Visitor<'f> for Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read(header: &[u8]) -> Result<Head<'_>, HeaderError> {
+        let mut head = Head::default();
+        super::read(header, &mut head).map(|()| head)
+    }
 
     #[test]
     fn reads_a_command_and_borrows_its_plain_strings() {

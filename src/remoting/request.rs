@@ -60,6 +60,14 @@ pub trait FieldValue: Sized {
     const WANTED: &'static str;
     /// `None` when the text is no such value.
     fn of_text(text: &str) -> Option<Self>;
+
+    /// Reads the text of `field`.
+    ///
+    /// # Errors
+    /// The text is no such value.
+    fn read(field: &'static str, text: &str) -> Result<Self, HeaderError> {
+        Self::of_text(text).ok_or_else(|| HeaderError::malformed(field, text, Self::WANTED))
+    }
 }
 
 macro_rules! numbers {
@@ -101,8 +109,7 @@ impl<'f> ExtFields<'f> {
     /// # Errors
     /// The field is missing or malformed.
     pub fn parse<T: FieldValue>(&self, name: &'static str) -> Result<T, HeaderError> {
-        let text = self.required(name)?;
-        T::of_text(text).ok_or_else(|| HeaderError::malformed(name, text, T::WANTED))
+        T::read(name, self.required(name)?)
     }
 
     /// The same for an optional field: `None` when missing or empty.
@@ -112,9 +119,7 @@ impl<'f> ExtFields<'f> {
     pub fn parse_optional<T: FieldValue>(&self, name: &'static str) -> Result<Option<T>, HeaderError> {
         match self.get(name) {
             None | Some("") => Ok(None),
-            Some(text) => {
-                T::of_text(text).map(Some).ok_or_else(|| HeaderError::malformed(name, text, T::WANTED))
-            }
+            Some(text) => T::read(name, text).map(Some),
         }
     }
 
@@ -139,6 +144,10 @@ impl<'f> ExtFields<'f> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
     }
 
     /// Appends a field as it arrives.
@@ -177,10 +186,12 @@ impl<'f> Request<'f> {
     /// # Errors
     /// A header that is not of its declared form; the connection must end.
     pub fn decode(frame: &'f Frame) -> Result<Self, HeaderError> {
-        let head = match frame.serialize_type {
-            SerializeType::Json => json_header::read(&frame.header)?,
-            SerializeType::RocketMq => binary_header::read(&frame.header)?,
-        };
+        // Filled in place: with its inline fields it is large to move.
+        let mut head = Head::default();
+        match frame.serialize_type {
+            SerializeType::Json => json_header::read(&frame.header, &mut head)?,
+            SerializeType::RocketMq => binary_header::read(&frame.header, &mut head)?,
+        }
         Ok(Self {
             serialize_type: frame.serialize_type,
             code: head.code,

@@ -3,12 +3,11 @@
 //! `extFields` is always there, empty or not: Java's client reads it of every send result without asking. The language is
 //! `JAVA`, as stock brokers say: clients older than the name `RUST` take an unknown one badly, and none acts on it.
 
-use std::fmt::{self, Display, Write as _};
-
 use bytes::{BufMut, BytesMut};
 use shards::limits::REMARK_BYTES_MAX;
 
 use super::code::{language, response};
+use super::field_text::{FieldText, FieldWriter, escape};
 use super::frame::SerializeType;
 
 /// The version we report: 5.3.3. From 401 on, tools and clients treat a broker as able of the standard JSON route form, and
@@ -38,7 +37,7 @@ pub fn write_response_head(
     to: ReplyTo,
     code: i32,
     remark: Option<&str>,
-    ext: &[(&str, &dyn Display)],
+    ext: &[(&str, &dyn FieldText)],
     body_bytes: usize,
 ) {
     let head = Head { code, opaque: to.opaque, flag: FLAG_RESPONSE, remark, ext };
@@ -59,7 +58,7 @@ pub fn write_request(
     code: i32,
     opaque: i32,
     oneway: bool,
-    ext: &[(&str, &dyn Display)],
+    ext: &[(&str, &dyn FieldText)],
     body: &[u8],
 ) {
     let flag = if oneway { FLAG_ONEWAY } else { 0 };
@@ -73,7 +72,7 @@ struct Head<'a> {
     opaque: i32,
     flag: i32,
     remark: Option<&'a str>,
-    ext: &'a [(&'a str, &'a dyn Display)],
+    ext: &'a [(&'a str, &'a dyn FieldText)],
 }
 
 /// The header does not fit into a frame; nothing was written.
@@ -117,21 +116,32 @@ fn cut_remark(remark: &str) -> &str {
 }
 
 fn write_json(out: &mut BytesMut, head: &Head<'_>, remark: Option<&str>) {
-    put(out, format_args!("{{\"code\":{},\"extFields\":{{", head.code));
+    out.put_slice(b"{\"code\":");
+    put_number(out, head.code);
+    out.put_slice(b",\"extFields\":{");
     for (index, (key, value)) in head.ext.iter().enumerate() {
         out.put_slice(if index == 0 { b"\"" } else { b",\"" });
         escape(out, key);
         out.put_slice(b"\":\"");
-        write!(Escaping(out), "{value}").expect("writing into memory, and our values' Display does not fail");
+        value.write(&mut FieldWriter::new(out, SerializeType::Json));
         out.put_u8(b'"');
     }
-    put(out, format_args!("}},\"flag\":{},\"language\":\"JAVA\",\"opaque\":{}", head.flag, head.opaque));
+    out.put_slice(b"},\"flag\":");
+    put_number(out, head.flag);
+    out.put_slice(b",\"language\":\"JAVA\",\"opaque\":");
+    put_number(out, head.opaque);
     if let Some(remark) = remark {
         out.put_slice(b",\"remark\":\"");
         escape(out, remark);
         out.put_u8(b'"');
     }
-    put(out, format_args!(",\"serializeTypeCurrentRPC\":\"JSON\",\"version\":{VERSION}}}"));
+    out.put_slice(b",\"serializeTypeCurrentRPC\":\"JSON\",\"version\":");
+    put_number(out, VERSION);
+    out.put_u8(b'}');
+}
+
+fn put_number(out: &mut BytesMut, number: i32) {
+    out.put_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 #[expect(
@@ -149,7 +159,7 @@ fn write_binary(out: &mut BytesMut, head: &Head<'_>, remark: Option<&str>) {
         for (key, value) in head.ext {
             out.put_i16(i16::try_from(key.len()).expect("names of fields are short"));
             out.put_slice(key.as_bytes());
-            put_counted(out, |out| put(out, format_args!("{value}")));
+            put_counted(out, |out| value.write(&mut FieldWriter::new(out, SerializeType::RocketMq)));
         }
     });
 }
@@ -162,41 +172,6 @@ fn put_counted(out: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) {
     let length =
         i32::try_from(out.len() - start - 4).expect("header fields of ours are bounded far below 2 GiB");
     out[start..start + 4].copy_from_slice(&length.to_be_bytes());
-}
-
-fn put(out: &mut BytesMut, text: fmt::Arguments<'_>) {
-    out.write_fmt(text).expect("writing into memory, and our values' Display does not fail");
-}
-
-/// Writes through to the buffer what is formatted into it, escaped as the inside of a JSON string.
-struct Escaping<'a>(&'a mut BytesMut);
-
-impl fmt::Write for Escaping<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        escape(self.0, text);
-        Ok(())
-    }
-}
-
-/// Appends `text` as the inside of a JSON string; runs without anything to escape go in one piece.
-fn escape(out: &mut BytesMut, text: &str) {
-    let bytes = text.as_bytes();
-    let mut from = 0;
-    for (at, &byte) in bytes.iter().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        out.put_slice(&bytes[from..at]);
-        from = at + 1;
-        match byte {
-            b'"' | b'\\' => out.put_slice(&[b'\\', byte]),
-            b'\n' => out.put_slice(b"\\n"),
-            b'\r' => out.put_slice(b"\\r"),
-            b'\t' => out.put_slice(b"\\t"),
-            _ => put(out, format_args!("\\u{byte:04x}")),
-        }
-    }
-    out.put_slice(&bytes[from..]);
 }
 
 #[cfg(test)]

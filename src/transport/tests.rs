@@ -8,6 +8,7 @@ use shards::io::executor::{CoreSpec, start_core, write_probe_file};
 use shards::io::host;
 
 use super::*;
+use crate::remoting::field_text::FieldText;
 use crate::remoting::request::Request;
 use crate::remoting::response::write_request;
 
@@ -109,7 +110,7 @@ impl Drop for Fixture {
     }
 }
 
-fn request(code: i32, opaque: i32, ext: &[(&str, &dyn Display)], body: &[u8]) -> BytesMut {
+fn request(code: i32, opaque: i32, ext: &[(&str, &dyn FieldText)], body: &[u8]) -> BytesMut {
     let mut out = BytesMut::new();
     write_request(&mut out, SerializeType::Json, code, opaque, false, ext, body);
     out

@@ -9,6 +9,9 @@ const DIGITS_AT: usize = CRC_PROPERTY_NAME.len() + 1;
 
 const _: () = assert!(CRC_PROPERTY_BYTES == 20);
 
+/// The property before there is a CRC.
+pub(crate) const NO_CRC_PROPERTY: [u8; CRC_PROPERTY_BYTES] = *b"__CRC32#\x010000000000\x02";
+
 /// CRC-32 (IEEE) of `bytes` without its top bit, as RocketMQ stores it in a signed integer.
 pub fn crc31(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes) & 0x7FFF_FFFF
@@ -16,10 +19,7 @@ pub fn crc31(bytes: &[u8]) -> u32 {
 
 /// The encoded property for `crc`. The digits go from the least significant to the most significant one.
 pub(crate) fn encode_property(crc: u32) -> [u8; CRC_PROPERTY_BYTES] {
-    let mut encoded = [0; CRC_PROPERTY_BYTES];
-    encoded[..CRC_PROPERTY_NAME.len()].copy_from_slice(CRC_PROPERTY_NAME.as_bytes());
-    encoded[CRC_PROPERTY_NAME.len()] = 1;
-    encoded[CRC_PROPERTY_BYTES - 1] = 2;
+    let mut encoded = NO_CRC_PROPERTY;
     let mut rest = crc;
     for digit in &mut encoded[DIGITS_AT..DIGITS_AT + CRC_DIGITS] {
         *digit = b'0' + u8::try_from(rest % 10).expect("a remainder of 10 is one digit");
@@ -48,6 +48,7 @@ mod tests {
     #[test]
     fn digits_go_from_the_least_significant() {
         assert_eq!(&encode_property(2_147_483_647), b"__CRC32#\x017463847412\x02");
+        assert_eq!(encode_property(0), NO_CRC_PROPERTY);
         assert_eq!(&encode_property(7), b"__CRC32#\x017000000000\x02");
         for crc in [0, 9, 10, 123_456_789, 0x7FFF_FFFF] {
             assert_eq!(decode_property(&encode_property(crc)), Some(crc));

@@ -1,20 +1,20 @@
 //! The offset message id: the address of the broker and the physical offset, as upper-case hex.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::position::PhysicalOffset;
 
 /// The id under which a client can ask this broker for the record at `physical_offset`: 32 digits, 56 for IPv6.
-/// Written where it is displayed, so that an answer takes no memory for it.
+/// Its text is made where it is needed, so that an answer takes no memory for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OffsetMessageId {
     pub store_host: SocketAddr,
     pub physical_offset: PhysicalOffset,
 }
 
-impl fmt::Display for OffsetMessageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl OffsetMessageId {
+    /// Gives the id's text to `read`.
+    pub fn with_text<T>(&self, read: impl FnOnce(&str) -> T) -> T {
         const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
         let mut id = [0_u8; 56];
         let mut length = 0;
@@ -31,13 +31,13 @@ impl fmt::Display for OffsetMessageId {
         }
         push(&u32::from(self.store_host.port()).to_be_bytes());
         push(&self.physical_offset.to_i64().to_be_bytes());
-        f.write_str(std::str::from_utf8(&id[..length]).expect("hex digits are text"))
+        read(std::str::from_utf8(&id[..length]).expect("hex digits are text"))
     }
 }
 
 /// The [`OffsetMessageId`] as a string of its own.
 pub fn offset_message_id(store_host: SocketAddr, physical_offset: PhysicalOffset) -> String {
-    OffsetMessageId { store_host, physical_offset }.to_string()
+    OffsetMessageId { store_host, physical_offset }.with_text(str::to_owned)
 }
 
 /// Address and physical offset in an offset message id; `None` when `id` is not one.

@@ -2,6 +2,8 @@
 //!
 //! Reading is as tolerant as RocketMQ's: a missing last 0x02 is accepted, and what is no pair is skipped.
 
+use memchr::{memchr, memchr2};
+
 use crate::record::crc::CRC_PROPERTY_NAME;
 
 /// Stands between a name and its value.
@@ -43,12 +45,24 @@ pub const DLQ_ORIGIN_MESSAGE_ID: &str = "DLQ_ORIGIN_MESSAGE_ID";
 /// The pairs of an encoded property string, in its order. Pairs that are not UTF-8 are skipped.
 #[derive(Clone, Debug)]
 pub struct Properties<'a> {
-    rest: &'a [u8],
+    rest: Rest<'a>,
+}
+
+/// What is not read yet. Mostly all of it is text, which is then not judged pair by pair.
+#[derive(Clone, Copy, Debug)]
+enum Rest<'a> {
+    Text(&'a str),
+    Bytes(&'a [u8]),
 }
 
 impl<'a> Properties<'a> {
     pub fn new(encoded: &'a [u8]) -> Self {
-        Self { rest: encoded }
+        Self { rest: std::str::from_utf8(encoded).map_or(Rest::Bytes(encoded), Rest::Text) }
+    }
+
+    /// The same of what is known to be text.
+    pub fn of_text(encoded: &'a str) -> Self {
+        Self { rest: Rest::Text(encoded) }
     }
 
     /// The value of `name`. Of several the last one counts, as for a Java client that fills a map.
@@ -61,29 +75,48 @@ impl<'a> Iterator for Properties<'a> {
     type Item = (&'a str, &'a str);
 
     fn next(&mut self) -> Option<Self::Item> {
-        while !self.rest.is_empty() {
-            let end = position(self.rest, PROPERTY_SEPARATOR).unwrap_or(self.rest.len());
-            let segment = &self.rest[..end];
-            self.rest = self.rest.get(end + 1..).unwrap_or_default();
-            if let Some(pair) = pair(segment) {
-                return Some(pair);
+        loop {
+            match self.rest {
+                Rest::Text("") | Rest::Bytes([]) => return None,
+                Rest::Text(text) => {
+                    let segment = Segment::first(text.as_bytes());
+                    self.rest = Rest::Text(text.get(segment.end + 1..).unwrap_or_default());
+                    if let Some(separator) = segment.separator {
+                        return Some((&text[..separator], &text[separator + 1..segment.end]));
+                    }
+                }
+                Rest::Bytes(bytes) => {
+                    let segment = Segment::first(bytes);
+                    self.rest = Rest::Bytes(bytes.get(segment.end + 1..).unwrap_or_default());
+                    if let Some(separator) = segment.separator
+                        && let Ok(name) = std::str::from_utf8(&bytes[..separator])
+                        && let Ok(value) = std::str::from_utf8(&bytes[separator + 1..segment.end])
+                    {
+                        return Some((name, value));
+                    }
+                }
             }
         }
-        None
     }
 }
 
-fn pair(segment: &[u8]) -> Option<(&str, &str)> {
-    let separator = position(segment, NAME_VALUE_SEPARATOR)?;
-    let (name, value) = (&segment[..separator], &segment[separator + 1..]);
-    if name.is_empty() || value.is_empty() {
-        return None;
-    }
-    Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
+/// Where the first segment of a property string is divided and ends.
+struct Segment {
+    /// Between a name and a value, neither of them empty; otherwise the segment is no pair.
+    separator: Option<usize>,
+    end: usize,
 }
 
-fn position(bytes: &[u8], wanted: u8) -> Option<usize> {
-    bytes.iter().position(|byte| *byte == wanted)
+impl Segment {
+    fn first(bytes: &[u8]) -> Self {
+        let at = memchr2(NAME_VALUE_SEPARATOR, PROPERTY_SEPARATOR, bytes).unwrap_or(bytes.len());
+        if bytes.get(at) != Some(&NAME_VALUE_SEPARATOR) {
+            return Self { separator: None, end: at };
+        }
+        let value = &bytes[at + 1..];
+        let value_bytes = memchr(PROPERTY_SEPARATOR, value).unwrap_or(value.len());
+        Self { separator: (at > 0 && value_bytes > 0).then_some(at), end: at + 1 + value_bytes }
+    }
 }
 
 /// A name or value holds 0x01 or 0x02, or a name is empty: it cannot be encoded. Status MESSAGE_ILLEGAL.
@@ -139,7 +172,7 @@ impl PropertyString {
     pub fn remove(&mut self, name: &str) {
         let mut at = 0;
         while at < self.encoded.len() {
-            let length = position(&self.encoded[at..], PROPERTY_SEPARATOR)
+            let length = memchr(PROPERTY_SEPARATOR, &self.encoded[at..])
                 .map_or(self.encoded.len() - at, |separator| separator + 1);
             let segment = &self.encoded[at..at + length];
             let is_it = segment.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&1));
@@ -154,7 +187,16 @@ impl PropertyString {
 
 /// Java's `String.hashCode()`: over UTF-16 units, wrapping at 32 bits. What tag codes and index hashes are made of.
 pub fn java_string_hash(text: &str) -> i32 {
-    text.encode_utf16().fold(0, |hash: i32, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)))
+    extended_java_hash(0, text)
+}
+
+/// The hash of a text with `hash`, continued by `text`.
+pub(crate) fn extended_java_hash(hash: i32, text: &str) -> i32 {
+    let extend = |hash: i32, unit: i32| hash.wrapping_mul(31).wrapping_add(unit);
+    if text.is_ascii() {
+        return text.bytes().fold(hash, |hash, byte| extend(hash, i32::from(byte)));
+    }
+    text.encode_utf16().fold(hash, |hash, unit| extend(hash, i32::from(unit)))
 }
 
 #[cfg(test)]
@@ -166,8 +208,16 @@ mod tests {
         let encoded = b"KEYS\x01a b\x02\x01novalue\x02empty\x01\x02odd\x02TAGS\x01first\x02TAGS\x01second";
         let pairs: Vec<_> = Properties::new(encoded).collect();
         assert_eq!(pairs, [("KEYS", "a b"), ("TAGS", "first"), ("TAGS", "second")]);
+        let text = std::str::from_utf8(encoded).unwrap();
+        assert_eq!(Properties::of_text(text).collect::<Vec<_>>(), pairs);
         assert_eq!(Properties::new(encoded).get(TAGS), Some("second"));
         assert_eq!(Properties::new(encoded).get("nothing"), None);
+    }
+
+    #[test]
+    fn a_pair_that_is_not_text_is_skipped() {
+        let pairs: Vec<_> = Properties::new(b"A\x011\x02B\x01\xFF\x02\xFE\x011\x02C\x012\x01x\x02").collect();
+        assert_eq!(pairs, [("A", "1"), ("C", "2\u{1}x")]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::*;
 use crate::broker::{BrokerRegistration, Identity};
 use crate::remoting::body::route::ClusterInfo;
 use crate::remoting::body::topic::TopicConfig;
+use crate::remoting::field_text::FieldText;
 use crate::remoting::frame::{SerializeType, split_frame};
 use crate::remoting::response::write_request;
 use crate::transport::ConnectionId;
@@ -57,8 +58,8 @@ impl Fixture {
     }
 
     fn ask(&self, code: i32, fields: &[(&str, &str)], body: &[u8]) -> Answer {
-        let ext: Vec<(&str, &dyn Display)> =
-            fields.iter().map(|(key, value)| (*key, value as &dyn Display)).collect();
+        let ext: Vec<(&str, &dyn FieldText)> =
+            fields.iter().map(|(key, value)| (*key, value as &dyn FieldText)).collect();
         let mut out = BytesMut::new();
         write_request(&mut out, SerializeType::Json, code, 7, false, &ext, body);
         let frame = split_frame(&mut out).unwrap().unwrap();

@@ -1,13 +1,8 @@
 //! From the properties that a producer sends to those that are stored. The broker adds MSG_REGION, TRACE_ON, CLUSTER and, if
 //! it is missing, UNIQ_KEY; a delayed message keeps its real place in REAL_TOPIC and REAL_QID; what only brokers may set goes.
 
-use std::fmt::Write as _;
-
+use shards::limits::PROPERTIES_BYTES_MAX;
 use shards::record::properties::{self, NAME_VALUE_SEPARATOR, PROPERTY_SEPARATOR, Properties};
-use smallvec::SmallVec;
-
-/// Stored properties; those of most messages fit without an allocation.
-pub(super) type Encoded = SmallVec<[u8; 512]>;
 
 /// A POP consumer's handle on a message; only the broker makes it.
 const POP_CK: &str = "POP_CK";
@@ -23,12 +18,16 @@ pub(super) struct Wishes<'p> {
     pub(super) is_timer: bool,
     /// It says that it holds several messages.
     pub(super) is_inner_batch: bool,
+    /// Something in it is no pair, or only brokers may set it.
+    is_to_be_cleaned: bool,
 }
 
 impl<'p> Wishes<'p> {
     pub(super) fn read(sent: &'p str) -> Self {
         let mut wishes = Self::default();
-        for (name, value) in Properties::new(sent.as_bytes()) {
+        let mut pairs_bytes = 0;
+        for (name, value) in Properties::of_text(sent) {
+            pairs_bytes += name.len() + value.len() + 2;
             match name {
                 properties::UNIQ_KEY => wishes.unique_key = Some(value),
                 properties::DELAY => wishes.delay_level = Some(value),
@@ -39,9 +38,11 @@ impl<'p> Wishes<'p> {
                     wishes.is_timer = true;
                 }
                 properties::INNER_NUM => wishes.is_inner_batch = true,
+                name if is_of_brokers(name) => wishes.is_to_be_cleaned = true,
                 _ => {}
             }
         }
+        wishes.is_to_be_cleaned |= pairs_bytes != sent.len();
         wishes
     }
 }
@@ -59,37 +60,45 @@ pub(super) struct Additions<'a> {
     pub(super) delay_level: Option<i32>,
 }
 
-/// The properties to store.
-pub(super) fn encode(sent: &str, add: &Additions<'_>) -> Encoded {
-    let mut out = Encoded::new();
-    for (name, value) in Properties::new(sent.as_bytes()) {
-        if !is_replaced(name, add) {
-            put(&mut out, name, value);
+/// Makes `out` the properties to store for those that were `sent` and whose `wishes` were read.
+pub(super) fn encode(out: &mut Vec<u8>, sent: &str, wishes: &Wishes<'_>, add: &Additions<'_>) {
+    out.clear();
+    // What one odd request needed is not kept for good.
+    out.shrink_to(PROPERTIES_BYTES_MAX);
+    if wishes.is_to_be_cleaned || add.real_place.is_some() || add.delay_level.is_some() {
+        for (name, value) in Properties::of_text(sent) {
+            if !is_replaced(name, add) {
+                put(out, name, value);
+            }
         }
+    } else {
+        out.extend_from_slice(sent.as_bytes());
     }
-    put(&mut out, properties::MSG_REGION, add.region);
-    put(&mut out, properties::TRACE_ON, "true");
+    put(out, properties::MSG_REGION, add.region);
+    put(out, properties::TRACE_ON, "true");
     if let Some(unique_key) = add.unique_key {
-        put(&mut out, properties::UNIQ_KEY, unique_key);
+        put(out, properties::UNIQ_KEY, unique_key);
     }
     if let Some(level) = add.delay_level {
-        put(&mut out, properties::DELAY, &level.to_string());
+        put(out, properties::DELAY, &level.to_string());
     }
-    put(&mut out, properties::CLUSTER, add.cluster);
+    put(out, properties::CLUSTER, add.cluster);
     if let Some((topic, queue_id)) = add.real_place {
-        put(&mut out, properties::REAL_TOPIC, topic);
-        let mut digits = String::with_capacity(10);
-        write!(digits, "{queue_id}").expect("writing into memory does not fail");
-        put(&mut out, properties::REAL_QUEUE_ID, &digits);
+        put(out, properties::REAL_TOPIC, topic);
+        put(out, properties::REAL_QUEUE_ID, itoa::Buffer::new().format(queue_id));
     }
-    out
+}
+
+/// Whether a property is one that the broker sets anew or that nobody else may set.
+fn is_of_brokers(name: &str) -> bool {
+    matches!(
+        name,
+        properties::MSG_REGION | properties::TRACE_ON | properties::CLUSTER | properties::CRC32 | POP_CK
+    )
 }
 
 fn is_replaced(name: &str, add: &Additions<'_>) -> bool {
     match name {
-        properties::MSG_REGION | properties::TRACE_ON | properties::CLUSTER | properties::CRC32 | POP_CK => {
-            true
-        }
         properties::UNIQ_KEY => add.unique_key.is_some(),
         properties::DELAY => add.delay_level.is_some(),
         // A level goes before a time.
@@ -98,11 +107,11 @@ fn is_replaced(name: &str, add: &Additions<'_>) -> bool {
         | properties::TIMER_DELAY_SEC
         | properties::TIMER_DELAY_MS
         | properties::TIMER_DELIVER_MS => add.real_place.is_some(),
-        _ => false,
+        name => is_of_brokers(name),
     }
 }
 
-fn put(out: &mut Encoded, name: &str, value: &str) {
+fn put(out: &mut Vec<u8>, name: &str, value: &str) {
     out.extend_from_slice(name.as_bytes());
     out.push(NAME_VALUE_SEPARATOR);
     out.extend_from_slice(value.as_bytes());
@@ -116,6 +125,12 @@ mod tests {
     const ADD: Additions<'_> =
         Additions { region: "R", cluster: "C", unique_key: None, real_place: None, delay_level: None };
 
+    fn encoded(text: &str, add: &Additions<'_>) -> Vec<u8> {
+        let mut out = b"of the message before".to_vec();
+        encode(&mut out, text, &Wishes::read(text), add);
+        out
+    }
+
     fn readable(encoded: &[u8]) -> String {
         String::from_utf8_lossy(encoded).replace('\u{1}', "=").replace('\u{2}', ";")
     }
@@ -126,9 +141,14 @@ mod tests {
 
     #[test]
     fn what_was_sent_is_kept_and_the_brokers_own_is_added() {
-        let encoded = encode(&sent("KEYS=a b;UNIQ_KEY=U;日本=é;TAGS=t"), &ADD);
         let expected = "KEYS=a b;UNIQ_KEY=U;日本=é;TAGS=t;MSG_REGION=R;TRACE_ON=true;CLUSTER=C;";
-        assert_eq!(readable(&encoded), expected);
+        for text in [
+            "KEYS=a b;UNIQ_KEY=U;日本=é;TAGS=t;",
+            "KEYS=a b;UNIQ_KEY=U;日本=é;TAGS=t",
+            "x;KEYS=a b;UNIQ_KEY=U;日本=é;=;TAGS=t;y=;",
+        ] {
+            assert_eq!(readable(&encoded(&sent(text), &ADD)), expected);
+        }
     }
 
     #[test]
@@ -136,7 +156,7 @@ mod tests {
         let text = sent("POP_CK=x;POP_CKX=y;CLUSTER=Z;MSG_REGION=q;TRACE_ON=false;__CRC32#=1234567890;A=1;");
         let add = Additions { unique_key: Some("NEW"), ..ADD };
         let expected = "POP_CKX=y;A=1;MSG_REGION=R;TRACE_ON=true;UNIQ_KEY=NEW;CLUSTER=C;";
-        assert_eq!(readable(&encode(&text, &add)), expected);
+        assert_eq!(readable(&encoded(&text, &add)), expected);
     }
 
     #[test]
@@ -144,9 +164,9 @@ mod tests {
         let text = sent("DELAY=3;REAL_TOPIC=old;REAL_QID=9;TIMER_DELAY_SEC=5;");
         let add = Additions { real_place: Some(("T", 2)), ..ADD };
         let expected = "DELAY=3;MSG_REGION=R;TRACE_ON=true;CLUSTER=C;REAL_TOPIC=T;REAL_QID=2;";
-        assert_eq!(readable(&encode(&text, &add)), expected);
+        assert_eq!(readable(&encoded(&text, &add)), expected);
         let add = Additions { delay_level: Some(-1), ..ADD };
-        assert!(readable(&encode(&text, &add)).contains("TRACE_ON=true;DELAY=-1;"));
+        assert!(readable(&encoded(&text, &add)).contains("TRACE_ON=true;DELAY=-1;"));
     }
 
     #[test]

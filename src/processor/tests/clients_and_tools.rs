@@ -1,6 +1,6 @@
 //! Requests of clients about themselves and of tools, against a whole shard that is stopped and started again.
 
-use std::fmt::Display;
+use crate::remoting::field_text::FieldText;
 
 use super::running_shard::{Answer, Client, RunningShard, on_core};
 use crate::broker::wall_clock_ms;
@@ -23,7 +23,7 @@ fn heartbeat(client_id: &str, group: &str, topic: &str) -> Vec<u8> {
 }
 
 async fn send(client: &Client, topic: &str, queue_id: i32, body: &[u8]) -> Answer {
-    let fields: [(&str, &dyn Display); 8] = [
+    let fields: [(&str, &dyn FieldText); 8] = [
         ("a", &"p"),
         ("b", &topic),
         ("c", &"TBW102"),
@@ -100,7 +100,7 @@ fn members_hear_of_each_other_and_the_retry_topic_is_there() {
 
         first.hang_up();
         assert_eq!(second.take_notices().len(), 1, "a lost connection is a member gone");
-        let fields: [(&str, &dyn Display); 2] = [("clientID", &"c2"), ("consumerGroup", &"g")];
+        let fields: [(&str, &dyn FieldText); 2] = [("clientID", &"c2"), ("consumerGroup", &"g")];
         assert_eq!(second.ask(request::UNREGISTER_CLIENT, &fields, &[]).await.code, 0);
         let gone = second.ask(request::GET_CONSUMER_CONNECTION_LIST, &[("consumerGroup", &"g")], &[]).await;
         assert_eq!(gone.code, response::CONSUMER_NOT_ONLINE);
@@ -195,7 +195,7 @@ fn offsets_of_a_group_survive_a_restart() {
         let client = shard.client();
         assert_eq!(send(&client, "T", 0, b"one").await.code, 0);
         let update = async |group: &str, topic: &str, queue_id: i32, offset: i64| {
-            let fields: [(&str, &dyn Display); 4] = [
+            let fields: [(&str, &dyn FieldText); 4] = [
                 ("consumerGroup", &group),
                 ("topic", &topic),
                 ("queueId", &queue_id),
@@ -214,7 +214,7 @@ fn offsets_of_a_group_survive_a_restart() {
         let client = shard.client();
         let query = async |group: &str, queue_id: i32, zero: Option<bool>| {
             let zero_text = zero.map(|zero| zero.to_string()).unwrap_or_default();
-            let mut fields: Vec<(&str, &dyn Display)> =
+            let mut fields: Vec<(&str, &dyn FieldText)> =
                 vec![("consumerGroup", &group), ("topic", &"T"), ("queueId", &queue_id)];
             if zero.is_some() {
                 fields.push(("setZeroIfNotFound", &zero_text));
@@ -291,7 +291,7 @@ fn tools_make_change_and_delete_topics() {
         let shard = RunningShard::open(&dir).await;
         let client = shard.client();
         let create = async |topic: &str, queues: i32, attributes: &str| {
-            let fields: [(&str, &dyn Display); 7] = [
+            let fields: [(&str, &dyn FieldText); 7] = [
                 ("topic", &topic),
                 ("defaultTopic", &"TBW102"),
                 ("readQueueNums", &queues),
@@ -372,20 +372,20 @@ fn tools_see_queues_progress_and_the_broker() {
         for _ in 0..3 {
             assert_eq!(send(&client, "T", 1, b"x").await.code, 0);
         }
-        let queue: [(&str, &dyn Display); 2] = [("topic", &"T"), ("queueId", &1)];
+        let queue: [(&str, &dyn FieldText); 2] = [("topic", &"T"), ("queueId", &1)];
         assert_eq!(client.ask(request::GET_MAX_OFFSET, &queue, &[]).await.field("offset"), "3");
         assert_eq!(client.ask(request::GET_MIN_OFFSET, &queue, &[]).await.field("offset"), "0");
         let stored = client.ask(request::GET_EARLIEST_MSG_STORETIME, &queue, &[]).await;
         let stored_ms: i64 = stored.field("timestamp").parse().unwrap();
         assert!((0..60_000).contains(&(wall_clock_ms() - stored_ms)), "{stored_ms}");
-        let empty: [(&str, &dyn Display); 2] = [("topic", &"T"), ("queueId", &0)];
+        let empty: [(&str, &dyn FieldText); 2] = [("topic", &"T"), ("queueId", &0)];
         assert_eq!(
             client.ask(request::GET_EARLIEST_MSG_STORETIME, &empty, &[]).await.field("timestamp"),
             "-1"
         );
         assert_eq!(client.ask(request::GET_MAX_OFFSET, &empty, &[]).await.field("offset"), "0");
         for (timestamp, offset) in [(0, "0"), (i64::MAX, "3")] {
-            let fields: [(&str, &dyn Display); 3] =
+            let fields: [(&str, &dyn FieldText); 3] =
                 [("topic", &"T"), ("queueId", &1), ("timestamp", &timestamp)];
             let found = client.ask(request::SEARCH_OFFSET_BY_TIMESTAMP, &fields, &[]).await;
             assert_eq!(found.field("offset"), offset, "{timestamp}");
@@ -397,7 +397,7 @@ fn tools_see_queues_progress_and_the_broker() {
         assert_eq!(rows, [0, 3, 0, 0]);
         assert!(stats.offset_table.0[1].1.last_update_timestamp >= stored_ms);
 
-        let fields: [(&str, &dyn Display); 4] =
+        let fields: [(&str, &dyn FieldText); 4] =
             [("consumerGroup", &"g"), ("topic", &"T"), ("queueId", &1), ("commitOffset", &2)];
         assert_eq!(client.ask(request::UPDATE_CONSUMER_OFFSET, &fields, &[]).await.code, 0);
         let progress = client.ask(request::GET_CONSUME_STATS, &[("consumerGroup", &"g")], &[]).await;

@@ -1,9 +1,9 @@
 //! A whole shard on one core, with its real log, its files and its broker, that can be stopped and started again; clients without
 //! sockets. Slower than [`super::shard`], and without power over what the log does.
 
+use crate::remoting::field_text::FieldText;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -183,7 +183,7 @@ impl Answer {
 
 impl Client {
     /// Sends a request and waits for its answer.
-    pub(super) async fn ask(&self, code: i32, ext: &[(&str, &dyn Display)], body: &[u8]) -> Answer {
+    pub(super) async fn ask(&self, code: i32, ext: &[(&str, &dyn FieldText)], body: &[u8]) -> Answer {
         let opaque = self.send(code, ext, body, false).await;
         self.answer(opaque).await
     }
@@ -192,7 +192,7 @@ impl Client {
     pub(super) async fn send(
         &self,
         code: i32,
-        ext: &[(&str, &dyn Display)],
+        ext: &[(&str, &dyn FieldText)],
         body: &[u8],
         oneway: bool,
     ) -> i32 {

@@ -1,9 +1,9 @@
 //! A shard for tests, all on one thread: a real broker over a real store in a folder of its own, clients without sockets, and a
 //! log half that places what it is given and calls it durable when the test says so.
 
+use crate::remoting::field_text::FieldText;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
@@ -168,8 +168,8 @@ impl TestShard {
 
     /// Serves a request to its end, apart from what waits for a commit or a message.
     pub(super) fn ask(&self, client: &Rc<Connection>, opaque: i32, ask: &Ask<'_>) {
-        let fields: Vec<(&str, &dyn Display)> =
-            ask.fields.iter().map(|(name, value)| (*name, value as &dyn Display)).collect();
+        let fields: Vec<(&str, &dyn FieldText)> =
+            ask.fields.iter().map(|(name, value)| (*name, value as &dyn FieldText)).collect();
         let mut bytes = BytesMut::new();
         write_request(&mut bytes, SerializeType::Json, ask.code, opaque, ask.oneway, &fields, ask.body);
         let frame = split_frame(&mut bytes).expect("a frame").expect("a whole frame");

@@ -1,7 +1,7 @@
 //! Sends: SEND_MESSAGE (10), SEND_MESSAGE_V2 (310), SEND_BATCH_MESSAGE (320); and CONSUMER_SEND_MSG_BACK (36).
 
 use super::header;
-use crate::remoting::request::{HeaderError, Request};
+use crate::remoting::request::{ExtFields, FieldValue, HeaderError, Request};
 
 /// One send, whichever way its fields were named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,82 +26,92 @@ pub struct SendHeader<'r> {
     pub broker_name: Option<&'r str>,
 }
 
-/// The fields' names in one of their two shapes.
-struct Names {
-    producer_group: &'static str,
-    topic: &'static str,
-    default_topic: &'static str,
-    default_topic_queue_nums: &'static str,
-    queue_id: &'static str,
-    sys_flag: &'static str,
-    born_timestamp: &'static str,
-    flag: &'static str,
-    properties: &'static str,
-    reconsume_times: &'static str,
-    unit_mode: &'static str,
-    max_reconsume_times: &'static str,
-    batch: &'static str,
-    broker_name: &'static str,
+/// How many fields a send may have.
+const FIELDS: usize = 14;
+/// Their names in the order of the short ones, which are the letters from `a` on.
+const LONG_NAMES: [&str; FIELDS] = [
+    "producerGroup",
+    "topic",
+    "defaultTopic",
+    "defaultTopicQueueNums",
+    "queueId",
+    "sysFlag",
+    "bornTimestamp",
+    "flag",
+    "properties",
+    "reconsumeTimes",
+    "unitMode",
+    "maxReconsumeTimes",
+    "batch",
+    "bname",
+];
+const SHORT_NAMES: [&str; FIELDS] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n"];
+
+/// The texts of the fields in the order of the names, found in one pass over the request's fields.
+struct Texts<'r> {
+    names: &'static [&'static str; FIELDS],
+    texts: [Option<&'r str>; FIELDS],
 }
 
-const LONG: Names = Names {
-    producer_group: "producerGroup",
-    topic: "topic",
-    default_topic: "defaultTopic",
-    default_topic_queue_nums: "defaultTopicQueueNums",
-    queue_id: "queueId",
-    sys_flag: "sysFlag",
-    born_timestamp: "bornTimestamp",
-    flag: "flag",
-    properties: "properties",
-    reconsume_times: "reconsumeTimes",
-    unit_mode: "unitMode",
-    max_reconsume_times: "maxReconsumeTimes",
-    batch: "batch",
-    broker_name: "bname",
-};
+impl<'r> Texts<'r> {
+    /// The shape is told by the field `a` and not by the code: old Go clients send code 320 with the long names, newer ones with
+    /// the short ones.
+    fn find(ext: &'r ExtFields<'_>) -> Self {
+        let mut texts = [None; FIELDS];
+        for (name, text) in ext.iter() {
+            if let [letter] = name.as_bytes()
+                && let Some(slot) = texts.get_mut(usize::from(letter.wrapping_sub(b'a')))
+            {
+                // Of several the last one counts.
+                *slot = Some(text);
+            }
+        }
+        if texts[0].is_some() {
+            return Self { names: &SHORT_NAMES, texts };
+        }
+        Self { names: &LONG_NAMES, texts: LONG_NAMES.map(|name| ext.get(name)) }
+    }
 
-const SHORT: Names = Names {
-    producer_group: "a",
-    topic: "b",
-    default_topic: "c",
-    default_topic_queue_nums: "d",
-    queue_id: "e",
-    sys_flag: "f",
-    born_timestamp: "g",
-    flag: "h",
-    properties: "i",
-    reconsume_times: "j",
-    unit_mode: "k",
-    max_reconsume_times: "l",
-    batch: "m",
-    broker_name: "n",
-};
+    fn required(&self, index: usize) -> Result<&'r str, HeaderError> {
+        self.texts[index].ok_or(HeaderError::Missing { field: self.names[index] })
+    }
+
+    fn parse<T: FieldValue>(&self, index: usize) -> Result<T, HeaderError> {
+        T::read(self.names[index], self.required(index)?)
+    }
+
+    fn parse_optional<T: FieldValue>(&self, index: usize) -> Result<Option<T>, HeaderError> {
+        let text = self.texts[index].filter(|text| !text.is_empty());
+        text.map(|text| T::read(self.names[index], text)).transpose()
+    }
+
+    fn parse_or<T: FieldValue>(&self, index: usize, default: T) -> Result<T, HeaderError> {
+        Ok(self.parse_optional(index)?.unwrap_or(default))
+    }
+}
 
 impl<'r> SendHeader<'r> {
-    /// Reads the header. The shape is told by the field `a` and not by the code: old Go clients send code 320 with the long
-    /// names, newer ones with the short ones.
+    /// Reads the header.
     ///
     /// # Errors
     /// A required field is missing, or a field is not of its type.
     pub fn parse(request: &'r Request<'_>) -> Result<Self, HeaderError> {
-        let ext = &request.ext;
-        let names = if ext.get(SHORT.producer_group).is_some() { &SHORT } else { &LONG };
+        let texts = Texts::find(&request.ext);
         Ok(Self {
-            producer_group: ext.required(names.producer_group)?,
-            topic: ext.required(names.topic)?,
-            default_topic: ext.required(names.default_topic)?,
-            default_topic_queue_nums: ext.parse(names.default_topic_queue_nums)?,
-            queue_id: ext.parse(names.queue_id)?,
-            sys_flag: ext.parse(names.sys_flag)?,
-            born_timestamp_ms: ext.parse(names.born_timestamp)?,
-            flag: ext.parse(names.flag)?,
-            properties: ext.get(names.properties).unwrap_or_default(),
-            reconsume_times: ext.parse_or(names.reconsume_times, 0)?,
-            unit_mode: ext.parse_or(names.unit_mode, false)?,
-            max_reconsume_times: ext.parse_optional(names.max_reconsume_times)?,
-            batch: ext.parse_or(names.batch, false)?,
-            broker_name: ext.get(names.broker_name),
+            producer_group: texts.required(0)?,
+            topic: texts.required(1)?,
+            default_topic: texts.required(2)?,
+            default_topic_queue_nums: texts.parse(3)?,
+            queue_id: texts.parse(4)?,
+            sys_flag: texts.parse(5)?,
+            born_timestamp_ms: texts.parse(6)?,
+            flag: texts.parse(7)?,
+            properties: texts.texts[8].unwrap_or_default(),
+            reconsume_times: texts.parse_or(9, 0)?,
+            unit_mode: texts.parse_or(10, false)?,
+            max_reconsume_times: texts.parse_optional(11)?,
+            batch: texts.parse_or(12, false)?,
+            broker_name: texts.texts[13],
         })
     }
 }

@@ -5,13 +5,14 @@ use bytes::BytesMut;
 use super::offset::SearchOffsetHeader;
 use super::pull::{PullHeader, pull_flag};
 use super::send::{SendBackHeader, SendHeader};
+use crate::remoting::field_text::FieldText;
 use crate::remoting::frame::{Frame, SerializeType, split_frame};
 use crate::remoting::request::{HeaderError, Request};
 use crate::remoting::response::write_request;
 
 fn frame(code: i32, fields: &[(&str, &str)]) -> Frame {
-    let ext: Vec<(&str, &dyn std::fmt::Display)> =
-        fields.iter().map(|(key, value)| (*key, value as &dyn std::fmt::Display)).collect();
+    let ext: Vec<(&str, &dyn FieldText)> =
+        fields.iter().map(|(key, value)| (*key, value as &dyn FieldText)).collect();
     let mut out = BytesMut::new();
     write_request(&mut out, SerializeType::Json, code, 1, false, &ext, b"");
     split_frame(&mut out).unwrap().unwrap()
