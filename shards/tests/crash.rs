@@ -174,14 +174,18 @@ struct Place {
     seed: u64,
     life: usize,
     phase: Phase,
-    operation: u64,
-    stop: Stop,
+    /// The change at which a fork was stopped; none in a run that nothing stops.
+    forked: Option<(u64, Stop)>,
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, life, phase, operation, stop } = self;
-        write!(f, "seed {seed}, life {life}, {phase:?}, {stop:?} at change {operation}")
+        let Self { seed, life, phase, forked } = self;
+        write!(f, "seed {seed}, life {life}, {phase:?}, ")?;
+        match forked {
+            Some((operation, stop)) => write!(f, "a fork after {stop:?} at change {operation}"),
+            None => f.write_str("not stopped"),
+        }
     }
 }
 
@@ -569,13 +573,16 @@ impl World {
     /// Stops a fork of this world at each change of `phase` and after the last one, in both ways. Returns the number of
     /// changes.
     fn stop_everywhere(&self, seed: u64, life: usize, phase: Phase) -> u64 {
-        let mut undisturbed = self.fork();
-        undisturbed.disk.never_stop();
-        undisturbed.go_through(phase).expect("nothing stops this machine");
-        let operations = undisturbed.disk.operations();
+        let operations = {
+            let _place = Place { seed, life, phase, forked: None };
+            let mut undisturbed = self.fork();
+            undisturbed.disk.never_stop();
+            undisturbed.go_through(phase).expect("nothing stops this machine");
+            undisturbed.disk.operations()
+        };
         for operation in 1..=operations + 1 {
             for stop in [Stop::Kill, Stop::PowerCut] {
-                let _place = Place { seed, life, phase, operation, stop };
+                let _place = Place { seed, life, phase, forked: Some((operation, stop)) };
                 let mut world = self.fork();
                 world.disk.stop_at(operation);
                 let ended = world.go_through(phase);
