@@ -114,7 +114,7 @@ pub fn run(args: &ConsumeArgs) -> Result<(), BenchError> {
     result.series = received.recording.intervals();
     result.errors = received.errors;
     let aim = Aim { topic: topic.clone(), brokers, broker_pids: pids };
-    Report::new("consume", &args.report, args, aim, started_unix_ms, result).conclude(&args.report)
+    Report::new("consume", &args.report, &args, aim, started_unix_ms, result).conclude(&args.report)
 }
 
 /// The queues with the offsets to begin at and, when reading `to_the_end`, the offsets to end at.

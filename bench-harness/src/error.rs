@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use ringmq::client::ClientError;
+use ringmq::config::ConfigError;
 
 /// Each variant says what was being done and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,14 @@ pub enum BenchError {
     File { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("{path} is not a file of acknowledgements: {problem}", path = .path.display())]
     Acks { path: PathBuf, problem: String },
+    #[error("{path} is not a result of ringmq-bench: {problem}", path = .path.display())]
+    NoResult { path: PathBuf, problem: String },
+    #[error(
+        "there is no workload {name}: `ringmq-bench list` names them; one of your own is a file, {name}.toml"
+    )]
+    NoWorkload { name: String },
+    #[error(transparent)]
+    Workload(#[from] ConfigError),
     #[error("the run had {errors} errors, listed above: its figures do not count")]
     RunHadErrors { errors: u64 },
     #[error("the topic is not as acknowledged: {0}")]

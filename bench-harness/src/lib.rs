@@ -10,9 +10,11 @@ pub mod acks;
 pub mod clock;
 pub mod cold;
 pub mod consume;
+pub mod disk_probe;
 pub mod e2e;
 pub mod error;
 pub mod generator;
+pub mod knee;
 pub mod lane;
 pub mod latency;
 pub mod machine;
@@ -24,6 +26,7 @@ pub mod process_cpu;
 pub mod produce;
 pub mod puller;
 pub mod report;
+pub mod run;
 pub mod scenario;
 pub mod schedule;
 pub mod send_frame;
@@ -31,6 +34,7 @@ pub mod series;
 pub mod tally;
 pub mod target;
 pub mod verify;
+pub mod workload;
 
 #[cfg(test)]
 mod fake_broker;

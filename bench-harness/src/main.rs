@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use bench_harness::error::BenchError;
-use bench_harness::{consume, e2e, produce, verify};
+use bench_harness::{consume, e2e, produce, run, verify};
 use clap::{Parser, Subcommand};
 
 /// Measures brokers that speak RocketMQ's remoting protocol, RingMQ and the stock Java broker alike.
@@ -17,6 +17,7 @@ use clap::{Parser, Subcommand};
   ringmq-bench produce --rate 3000 --duration 60s   latency at a fixed rate, stalls included
   ringmq-bench consume                              read it all back
   ringmq-bench e2e --rate 1000                      from the send to the receipt
+  ringmq-bench run in-flight ladder                 scenarios as files; `list` names them
 Each command's --help has more examples."
 )]
 struct Cli {
@@ -30,6 +31,9 @@ enum Command {
     Consume(consume::ConsumeArgs),
     E2e(e2e::E2eArgs),
     Verify(verify::VerifyArgs),
+    Run(run::RunArgs),
+    /// Name the workloads that come with the program
+    List,
 }
 
 fn main() -> ExitCode {
@@ -38,6 +42,8 @@ fn main() -> ExitCode {
         Command::Consume(args) => consume::run(&args),
         Command::E2e(args) => e2e::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::List => run::list(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

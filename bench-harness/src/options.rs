@@ -54,6 +54,20 @@ pub struct ReportOptions {
     pub progress: bool,
 }
 
+impl Default for ReportOptions {
+    fn default() -> Self {
+        Self {
+            json: None,
+            hgrm: None,
+            interval: Duration::from_secs(1),
+            label: None,
+            flush: None,
+            data_dir: None,
+            progress: false,
+        }
+    }
+}
+
 /// What is sent, by how many, and how fast.
 #[derive(Args, Clone, Debug, Serialize)]
 pub struct LoadOptions {

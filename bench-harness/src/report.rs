@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk_probe::ProbeSummary;
 use crate::error::BenchError;
 use crate::generator::{BrokerTarget, Sent};
 use crate::latency::{Latency, Percentiles};
@@ -18,7 +19,7 @@ use crate::tally::Errors;
 
 /// What is stored. Field names carry their units.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Report<S> {
+pub struct Report {
     pub command: String,
     pub label: Option<String>,
     /// The broker's flush mode, as the one who started it says.
@@ -27,13 +28,34 @@ pub struct Report<S> {
     pub started_unix_ms: u64,
     pub command_line: Vec<String>,
     pub machine: Machine,
-    pub settings: S,
+    /// What the run consisted of.
+    pub settings: serde_json::Value,
+    /// Which step of which workload this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
     pub topic: String,
     pub broker_names: Vec<String>,
     /// Queues of the topic on all brokers.
     pub queues: usize,
     pub broker_pids: Vec<u32>,
+    /// What a probe of the disk saw meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_probe: Option<ProbeSummary>,
     pub result: Outcome,
+}
+
+/// Where a run belongs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Place {
+    pub workload: String,
+    /// Empty when it is the workload's only step.
+    pub step: String,
+    /// Who was measured, when several are compared …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// … and in which round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<u32>,
 }
 
 /// The figures, of the measured window (after the warm-up).
@@ -211,12 +233,12 @@ pub struct Aim {
     pub broker_pids: Vec<u32>,
 }
 
-impl<S: Serialize> Report<S> {
+impl Report {
     /// The document of a run of `command` that began at `started_unix_ms`.
     pub fn new(
         command: &str,
         options: &ReportOptions,
-        settings: S,
+        settings: &impl Serialize,
         aim: Aim,
         started_unix_ms: u64,
         result: Outcome,
@@ -228,11 +250,13 @@ impl<S: Serialize> Report<S> {
             started_unix_ms,
             command_line: std::env::args().collect(),
             machine: Machine::look(options.data_dir.as_deref()),
-            settings,
+            settings: serde_json::to_value(settings).expect("plain data"),
+            place: None,
             topic: aim.topic,
             queues: aim.brokers.iter().map(|broker| broker.queue_ids.len()).sum(),
             broker_names: aim.brokers.into_iter().map(|broker| broker.name).collect(),
             broker_pids: aim.broker_pids,
+            disk_probe: None,
             result,
         }
     }
@@ -242,8 +266,7 @@ impl<S: Serialize> Report<S> {
     /// # Errors
     /// The file cannot be written, or the run had errors.
     pub fn conclude(&self, options: &ReportOptions) -> Result<(), BenchError> {
-        print(&self.headline());
-        print(&self.result.table());
+        print(&self.text());
         if let Some(path) = &options.json {
             self.write_json(path)?;
         }
@@ -252,6 +275,42 @@ impl<S: Serialize> Report<S> {
         }
         let errors = self.result.errors.total();
         if errors > 0 { Err(BenchError::RunHadErrors { errors }) } else { Ok(()) }
+    }
+
+    /// The same as a step of a workload.
+    #[must_use]
+    pub fn at(self, place: Place) -> Self {
+        Self { place: Some(place), ..self }
+    }
+
+    /// Reads what [`Self::write_json`] wrote.
+    ///
+    /// # Errors
+    /// The file cannot be read or is no result.
+    pub fn read(path: &Path) -> Result<Self, BenchError> {
+        let text = std::fs::read_to_string(path).map_err(|source| BenchError::File {
+            doing: "read",
+            path: path.to_owned(),
+            source,
+        })?;
+        serde_json::from_str(&text)
+            .map_err(|error| BenchError::NoResult { path: path.to_owned(), problem: error.to_string() })
+    }
+
+    /// Headline and table.
+    pub fn text(&self) -> String {
+        let mut text = self.headline() + &self.result.table();
+        if let Some(probe) = &self.disk_probe {
+            let (p99, max) = (time(probe.write_latency_us.p99), time(probe.write_latency_us.max));
+            let row = format!(
+                "4 KiB O_DSYNC p50 {}  p99 {p99}  max {max}; {} stalls over {:.0} ms",
+                time(probe.write_latency_us.p50),
+                probe.stall_count,
+                probe.stall_ms
+            );
+            writeln!(text, "  {:<15} {row}", "disk probe").expect("writing to a string");
+        }
+        text
     }
 
     /// The line above the table.
@@ -317,7 +376,7 @@ fn latency_row(latency: &Percentiles) -> String {
 }
 
 /// A time for people, with three digits or more.
-fn time(us: f64) -> String {
+pub fn time(us: f64) -> String {
     if us < 1000.0 {
         format!("{us:.0} us")
     } else if us < 1_000_000.0 {
@@ -327,8 +386,9 @@ fn time(us: f64) -> String {
     }
 }
 
+/// A rate for people: whole, with its thousands apart.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is a positive number")]
-fn grouped_rate(rate: f64) -> String {
+pub fn grouped_rate(rate: f64) -> String {
     grouped(rate.round() as u64)
 }
 

@@ -14,7 +14,7 @@ use crate::clock::{RunClock, unix_ms};
 use crate::cold::{ColdOptions, ColdReaders};
 use crate::consume::{From, pull_queues};
 use crate::error::BenchError;
-use crate::generator::{BrokerTarget, LoadPlan, Pace, Prepared, Running};
+use crate::generator::{BrokerTarget, LoadPlan, Pace, Prepared, Running, Sent};
 use crate::monitor::{Watch, shows_progress, watch};
 use crate::options::{LoadOptions, ReportOptions, TargetOptions};
 use crate::payload::{Payload, RunId};
@@ -71,13 +71,13 @@ impl Scenario {
     ///
     /// # Errors
     /// An option cannot be meant, or the brokers cannot be reached. Errors of single messages are in the result.
-    pub fn measure(&self, command: &str, options: &ReportOptions) -> Result<Report<Self>, BenchError> {
+    pub fn measure(&self, command: &str, options: &ReportOptions) -> Result<Report, BenchError> {
         self.load.check()?;
         let scenario = Self { load: self.load.resolved(), ..self.clone() };
         scenario.measure_resolved(command, options)
     }
 
-    fn measure_resolved(self, command: &str, options: &ReportOptions) -> Result<Report<Self>, BenchError> {
+    fn measure_resolved(self, command: &str, options: &ReportOptions) -> Result<Report, BenchError> {
         let Self { target, load, receive, cold, .. } = &self;
         let mut client = Client::new(&target.namesrv);
         let route = producing_route(&mut client, &target.topic, load.queues)?;
@@ -127,7 +127,7 @@ impl Scenario {
             result.cold_reading = Some(reading);
         }
         let aim = Aim { topic: target.topic.clone(), brokers, broker_pids: pids };
-        Ok(Report::new(command, options, self, aim, started_unix_ms, result))
+        Ok(Report::new(command, options, &self, aim, started_unix_ms, result))
     }
 
     /// Waits for the last answers, and for consumers to have received everything.
@@ -135,7 +135,7 @@ impl Scenario {
         &self,
         running: Running,
         pulling: Option<Pulling>,
-    ) -> Result<(crate::generator::Sent, Option<Received>), BenchError> {
+    ) -> Result<(Sent, Option<Received>), BenchError> {
         let sent = running.join()?;
         let (Some(pulling), Some(receive)) = (pulling, &self.receive) else { return Ok((sent, None)) };
         let deadline = Instant::now() + self.load.delay() + CATCH_UP;

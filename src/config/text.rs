@@ -216,7 +216,11 @@ fn environment_name(key: &str) -> String {
     name
 }
 
-fn check_keys(toml: &str, place: &str, table: &DeTable<'_>, known: &[&str]) -> Result<(), ConfigError> {
+/// Checks that a table of the document `toml` has only known keys.
+///
+/// # Errors
+/// The first that is not, with `place`, its line, and the known key that is most like it.
+pub fn check_keys(toml: &str, place: &str, table: &DeTable<'_>, known: &[&str]) -> Result<(), ConfigError> {
     for key in table.keys() {
         let name: &str = key.get_ref();
         if !known.contains(&name) {
@@ -240,7 +244,8 @@ fn nearest<'k>(typed: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k 
         .map(|(_, word)| word)
 }
 
-fn line_of(text: &str, position: usize) -> usize {
+/// The line, counted from 1, that a byte of a text lies in.
+pub fn line_of(text: &str, position: usize) -> usize {
     text.as_bytes()[..position.min(text.len())].iter().filter(|&&byte| byte == b'\n').count() + 1
 }
 
