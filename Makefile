@@ -5,6 +5,8 @@
 # Tests run optimised (recovery, kills and a million messages take too long otherwise), with assertions and overflow checks on.
 PROFILE := verify
 DATA := ./data
+# What `bench-java` compares: names or files, see `ringmq-bench list`.
+WORKLOADS := durable steady
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -39,8 +41,9 @@ tidy: ## the checks that need no broker: import law, SAFETY lines, heads, docume
 bench: build ## drive a RingMQ of its own for a few seconds and print the figures (ARGS=…)
 	@bench-harness/run $(ARGS)
 
-bench-java: build ## RingMQ and the stock Java broker in turn, results into bench-harness/results (ARGS=…)
-	@bench-harness/side-by-side $(ARGS)
+bench-java: build ## RingMQ and the stock Java broker in turn, results into bench-harness/results (WORKLOADS=…, ARGS=…)
+	@target/release/ringmq-bench compare $(WORKLOADS:%=--workload %) --label ringmq-java \
+	    --peer ringmq=bench-harness/peers/ringmq --peer java=bench-harness/peers/rocketmq-java $(ARGS)
 
 golden: tools ## capture the golden bytes anew from stock Java clients
 	tests/golden/capture/capture.sh

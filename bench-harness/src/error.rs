@@ -37,6 +37,10 @@ pub enum BenchError {
     NoWorkload { name: String },
     #[error(transparent)]
     Workload(#[from] ConfigError),
+    #[error("peer {peer}: `{verb}` failed: {problem}")]
+    Peer { peer: String, verb: &'static str, problem: String },
+    #[error("{count} runs failed or had errors, listed above")]
+    RunsFailed { count: usize },
     #[error("the run had {errors} errors, listed above: its figures do not count")]
     RunHadErrors { errors: u64 },
     #[error("the topic is not as acknowledged: {0}")]

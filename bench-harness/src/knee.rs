@@ -24,8 +24,8 @@ impl Knee {
     }
 
     /// Judges the step of `rate` messages per second. A broker holds a rate when every send left, none failed, and p99 stayed below
-    /// the ladder's limit.
-    pub fn add(&mut self, rate: Option<f64>, result: &Outcome) {
+    /// the ladder's limit. A rate that was not held while the disk stalled says nothing.
+    pub fn add(&mut self, rate: Option<f64>, result: &Outcome, disk_stalled: bool) {
         let (Some(rate), Some(latency)) = (rate, &result.send_latency_us) else { return };
         let in_time = latency.p99 <= self.p99_max.as_secs_f64() * 1e6;
         if in_time && result.missed == Some(0) && result.errors.total() == 0 {
@@ -33,7 +33,7 @@ impl Knee {
             if self.held.is_none_or(|(held, _)| held < rate) {
                 self.held = Some((rate, latency.p99));
             }
-        } else {
+        } else if !disk_stalled {
             self.failed += 1;
         }
     }
@@ -77,11 +77,16 @@ mod tests {
     #[test]
     fn the_knee_is_the_last_rate_held_and_one_stall_does_not_end_the_ladder() {
         let mut knee = Knee::new(Ladder { p99_max: Duration::from_millis(20) });
-        for (rate, p99_ms, missed) in
-            [(1e3, 1.0, 0), (2e3, 90.0, 0), (4e3, 2.0, 0), (8e3, 3.0, 10), (16e3, 300.0, 0)]
-        {
+        for (rate, p99_ms, missed, disk_stalled) in [
+            (1e3, 1.0, 0, false),
+            (2e3, 90.0, 0, false),
+            (4e3, 2.0, 0, true),
+            (8e3, 3.0, 10, false),
+            (12e3, 90.0, 0, true),
+            (16e3, 300.0, 0, false),
+        ] {
             assert!(!knee.is_past(), "{rate}");
-            knee.add(Some(rate), &outcome(p99_ms, missed));
+            knee.add(Some(rate), &outcome(p99_ms, missed), disk_stalled);
         }
         assert!(knee.is_past());
         assert_eq!(knee.rate(), Some(4e3));
@@ -94,7 +99,7 @@ mod tests {
     #[test]
     fn a_broker_that_holds_nothing_is_said_so() {
         let mut knee = Knee::new(Ladder { p99_max: Duration::from_millis(20) });
-        knee.add(Some(1e3), &outcome(50.0, 0));
+        knee.add(Some(1e3), &outcome(50.0, 0), false);
         assert_eq!(knee.to_string(), "no rate was held with p99 below 20.00 ms");
     }
 }

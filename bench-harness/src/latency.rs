@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// Longest latency that is told apart, an hour. Longer ones count as an hour.
 const LONGEST_NS: u64 = 3_600_000_000_000;
-/// Steps of a percentile curve between each halving of the distance to 100 %, as HdrHistogram's tools have it.
+/// Steps of a percentile table between each halving of the distance to 100 %, as HdrHistogram's tools have it.
 const TICKS_PER_HALF_DISTANCE: u32 = 5;
 
 /// A histogram of latencies.
@@ -101,10 +101,9 @@ impl Latency {
         Ok(latency)
     }
 
-    /// Quantiles (0 to 1) and their latencies in microseconds, ever denser towards 1.
-    pub fn curve(&self) -> Vec<(f64, f64)> {
-        let steps = self.0.iter_quantiles(TICKS_PER_HALF_DISTANCE);
-        steps.map(|step| (step.quantile_iterated_to(), step.value_iterated_to() as f64 / 1000.0)).collect()
+    /// The latency, microseconds, that this part (0 to 1) of the messages did not exceed.
+    pub fn at_quantile_us(&self, quantile: f64) -> f64 {
+        self.0.value_at_quantile(quantile) as f64 / 1000.0
     }
 
     /// The table that HdrHistogram's tools write and plot (`.hgrm`), in milliseconds.

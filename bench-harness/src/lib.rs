@@ -5,10 +5,16 @@
 //! [`schedule`], [`puller`] receives, [`monitor`] watches from the main thread, [`series`] keeps what happened when, [`report`] prints and stores the result. The messages
 //! ([`payload`]) tell a reader which run and which send they belong to; [`acks`] keeps what was acknowledged and [`verify`] compares
 //! the topic with it.
+//!
+//! A [`workload`] is a file that describes one scenario or several; [`run`] runs it, [`compare`] runs it against several brokers in turn
+//! that it starts through a script each ([`peer`]), beside a [`disk_probe`]; [`comparison`] takes the ratios and [`report_page`]
+//! draws it all.
 
 pub mod acks;
 pub mod clock;
 pub mod cold;
+pub mod compare;
+pub mod comparison;
 pub mod consume;
 pub mod disk_probe;
 pub mod e2e;
@@ -21,11 +27,13 @@ pub mod machine;
 pub mod monitor;
 pub mod options;
 pub mod payload;
+pub mod peer;
 pub mod precise_timer;
 pub mod process_cpu;
 pub mod produce;
 pub mod puller;
 pub mod report;
+pub mod report_page;
 pub mod run;
 pub mod scenario;
 pub mod schedule;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use bench_harness::error::BenchError;
-use bench_harness::{consume, e2e, produce, run, verify};
+use bench_harness::{compare, consume, e2e, produce, report_page, run, verify};
 use clap::{Parser, Subcommand};
 
 /// Measures brokers that speak RocketMQ's remoting protocol, RingMQ and the stock Java broker alike.
@@ -34,6 +34,8 @@ enum Command {
     Run(run::RunArgs),
     /// Name the workloads that come with the program
     List,
+    Compare(compare::CompareArgs),
+    Report(report_page::PageArgs),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +46,8 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Run(args) => run::run(&args),
         Command::List => run::list(),
+        Command::Compare(args) => compare::run(&args),
+        Command::Report(args) => report_page::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -53,6 +53,9 @@ pub struct Place {
     /// Who was measured, when several are compared …
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
+    /// … as which of them; the first, 0, is compared with the others …
+    #[serde(default)]
+    pub peer_rank: u32,
     /// … and in which round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<u32>,
@@ -147,6 +150,20 @@ impl Outcome {
         self.errors.merge(&sent.errors);
         self.warmup_errors.merge(&sent.warmup_errors);
         self
+    }
+
+    /// Adds the percentiles that a peer's own tool told: `number` finds a field of its result.
+    pub fn set_own_latency(&mut self, number: &dyn Fn(&str) -> Option<f64>) {
+        let Some(p50) = number("p50_us") else { return };
+        let or_nothing = |key: &str| number(key).unwrap_or(0.0);
+        self.send_latency_us = Some(Percentiles {
+            count: self.messages,
+            p50,
+            p99: or_nothing("p99_us"),
+            p99_9: or_nothing("p999_us"),
+            max: or_nothing("max_us"),
+            ..Percentiles::default()
+        });
     }
 
     /// Adds what the consumers saw that ran beside the senders.
@@ -297,6 +314,16 @@ impl Report {
             .map_err(|error| BenchError::NoResult { path: path.to_owned(), problem: error.to_string() })
     }
 
+    /// What runs of the same step have in common: `in-flight-64, SYNC_FLUSH`. Runs that belong to no workload are of one step
+    /// when their commands are the same.
+    pub fn step_name(&self) -> String {
+        let step = self
+            .place
+            .as_ref()
+            .map_or_else(|| self.command.clone(), |place| qualified_step(&place.workload, &place.step));
+        self.flush.as_ref().map_or_else(|| step.clone(), |flush| format!("{step}, {flush}"))
+    }
+
     /// Headline and table.
     pub fn text(&self) -> String {
         let mut text = self.headline() + &self.result.table();
@@ -358,6 +385,15 @@ pub fn write_file(path: &Path, text: &str) -> Result<(), BenchError> {
     })
 }
 
+/// A step's name with that of its workload, unless it begins with it: `sizes-size-128`, `in-flight-64`.
+pub fn qualified_step(workload: &str, step: &str) -> String {
+    match step {
+        "" => workload.to_owned(),
+        step if step.starts_with(workload) => step.to_owned(),
+        step => format!("{workload}-{step}"),
+    }
+}
+
 /// Prints to standard output; that nobody reads it any more is no reason to fail.
 pub fn print(text: &str) {
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
@@ -403,6 +439,16 @@ pub fn grouped(number: u64) -> String {
         out.push(digit);
     }
     out
+}
+
+#[cfg(test)]
+impl Report {
+    /// A result for tests.
+    pub(crate) fn sample() -> Self {
+        let aim = Aim { topic: "t".to_owned(), brokers: Vec::new(), broker_pids: Vec::new() };
+        let options = ReportOptions { label: Some("sample".to_owned()), ..ReportOptions::default() };
+        Self::new("produce", &options, &"settings", aim, 1_764_000_000_000, Outcome::default())
+    }
 }
 
 #[cfg(test)]

@@ -132,7 +132,8 @@ pub fn run(args: &RunArgs) -> Result<(), BenchError> {
                 report.write_json(&dir.join(format!("{}-{name}.json", args.label)))?;
             }
             if let Some(knee) = &mut knee {
-                knee.add(step.load.rate, &report.result);
+                let disk_stalled = report.disk_probe.as_ref().is_some_and(|probe| probe.stall_count > 0);
+                knee.add(step.load.rate, &report.result, disk_stalled);
                 if knee.is_past() {
                     break;
                 }

@@ -16,6 +16,7 @@ use toml::de::{DeTable, DeValue};
 use crate::cold::ColdOptions;
 use crate::error::BenchError;
 use crate::options::{LoadOptions, TargetOptions, parse_duration};
+use crate::report::qualified_step;
 use crate::scenario::{ReceiveOptions, Scenario};
 
 /// The workloads that come with the program: name and text, sorted.
@@ -273,7 +274,7 @@ impl Workload {
 
     /// The file's name for a step, its topic too: `sizes-size-128`.
     pub fn step_name(&self, step: &Step) -> String {
-        if step.name.is_empty() { self.name.clone() } else { format!("{}-{}", self.name, step.name) }
+        qualified_step(&self.name, &step.name)
     }
 
     /// The run of a step against the brokers of a name server.
