@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! stream ── frame::split_frame ──► Frame ── Request::decode ──► code, opaque, ExtFields, body
-//!                                           json_header | binary_header          │
+//!                               flat_json | json_header | binary_header          │
 //!                       header::*Header::parse(&request) ◄──── fields ───────────┤
 //!                       body::*::decode(request.body)    ◄──── body ─────────────┘
 //! stream ◄── response::write_response_head / write_request ◄── what a processor answers

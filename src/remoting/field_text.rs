@@ -3,6 +3,7 @@
 
 use bytes::{BufMut, BytesMut};
 
+use super::flat_json::plain_bytes;
 use super::frame::SerializeType;
 
 /// A value that a header field can have.
@@ -33,7 +34,7 @@ impl<'a> FieldWriter<'a> {
 
     /// Appends text in which nothing has to be escaped in any form, such as a number.
     pub fn plain(&mut self, text: &str) {
-        debug_assert!(!needs_escape(text.as_bytes()), "{text:?} is not plain");
+        debug_assert_eq!(plain_bytes(text.as_bytes()), text.len(), "{text:?} is not plain");
         self.out.put_slice(text.as_bytes());
     }
 }
@@ -75,38 +76,24 @@ impl<T: FieldText + ?Sized> FieldText for &T {
 
 /// Appends `text` as the inside of a JSON string; runs without anything to escape go in one piece.
 pub(super) fn escape(out: &mut BytesMut, text: &str) {
-    let bytes = text.as_bytes();
-    if !needs_escape(bytes) {
-        return out.put_slice(bytes);
-    }
-    let mut from = 0;
-    for (at, &byte) in bytes.iter().enumerate() {
-        if !is_escaped(byte) {
-            continue;
-        }
-        out.put_slice(&bytes[from..at]);
-        from = at + 1;
+    let mut rest = text.as_bytes();
+    loop {
+        let (plain, special) = rest.split_at(plain_bytes(rest));
+        out.put_slice(plain);
+        let [byte, later @ ..] = special else { return };
         match byte {
-            b'"' | b'\\' => out.put_slice(&[b'\\', byte]),
+            b'"' | b'\\' => out.put_slice(&[b'\\', *byte]),
             b'\n' => out.put_slice(b"\\n"),
             b'\r' => out.put_slice(b"\\r"),
             b'\t' => out.put_slice(b"\\t"),
             _ => {
-                let digit = |four: u8| char::from_digit(four.into(), 16).map_or(0, |digit| digit as u8);
-                out.put_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
+                const DIGITS: &[u8; 16] = b"0123456789abcdef";
+                let (high, low) = (DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]);
+                out.put_slice(&[b'\\', b'u', b'0', b'0', high, low]);
             }
         }
+        rest = later;
     }
-    out.put_slice(&bytes[from..]);
-}
-
-/// Looks at all bytes without stopping at the first that is found, which the compiler turns into a few wide steps.
-fn needs_escape(bytes: &[u8]) -> bool {
-    bytes.iter().fold(false, |found, byte| found | is_escaped(*byte))
-}
-
-fn is_escaped(byte: u8) -> bool {
-    byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
 #[cfg(test)]

@@ -180,7 +180,8 @@ fn ascii_of_hex(digits: &[u8]) -> Option<char> {
 
 /// How many bytes stand before the first that a string may not hold as it is: a quote, a backslash, a control character. Eight
 /// bytes are judged at once.
-fn plain_bytes(bytes: &[u8]) -> usize {
+#[inline]
+pub(super) fn plain_bytes(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     const TOPS: u64 = ONES << 7;
     // Sets the top bit of every byte below `limit`, and perhaps of bytes behind the first such one.

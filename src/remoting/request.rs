@@ -154,6 +154,7 @@ impl<'f> ExtFields<'f> {
     ///
     /// # Errors
     /// There are [`HEADER_FIELDS_MAX`] already.
+    #[inline]
     pub(super) fn push(&mut self, key: Cow<'f, str>, value: Cow<'f, str>) -> Result<(), HeaderError> {
         if self.0.len() == HEADER_FIELDS_MAX {
             return Err(HeaderError::TooManyFields { limit: HEADER_FIELDS_MAX });

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use bytes::BytesMut;
 use shards::append::AppendRefusal;
 use shards::limits::MESSAGE_BODY_BYTES_MAX;
 use shards::record::properties::Properties;
@@ -10,9 +11,12 @@ use super::pulling::pull_all;
 use super::shard::{Answer, Ask, STORED_MS, TestShard, answer, answers};
 use crate::broker::Settings;
 use crate::broker::delay_schedule::DelayLevel;
-use crate::processor::delayed;
 use crate::processor::send::batch;
+use crate::processor::{Served, delayed, serve};
 use crate::remoting::body::queue::MessageQueue;
+use crate::remoting::field_text::FieldText;
+use crate::remoting::frame::{SerializeType, split_frame};
+use crate::remoting::response::write_request;
 use crate::transport::Connection;
 
 /// A good send of the second form; a test changes some fields.
@@ -50,6 +54,30 @@ pub(super) fn send(
 ) {
     let fields = changed(changes);
     shard.ask(client, opaque, &Ask { code: 310, fields: &fields, body, oneway: false });
+}
+
+/// The one allocation left holds the properties: clients write their separators as escapes.
+#[test]
+fn a_send_takes_one_allocation_until_it_is_with_the_log_core() {
+    const SENDS: u64 = 64;
+    let mut shard = TestShard::with_topic("Orders");
+    let client = shard.client();
+    let fields: Vec<(&str, &dyn FieldText)> =
+        SEND.iter().map(|(name, value)| (*name, value as &dyn FieldText)).collect();
+    let mut bytes = BytesMut::new();
+    write_request(&mut bytes, SerializeType::Json, 310, 1, false, &fields, &[7; 1024]);
+    let frame = split_frame(&mut bytes).expect("a frame").expect("a whole frame");
+    let send = || {
+        for _ in 0..SENDS {
+            assert!(matches!(serve(&shard.broker, &client, &frame), Ok(Served::Now)));
+        }
+    };
+    send();
+    let used = allocation_counter::measure(send);
+    // And now and then the queues of what waits grow.
+    assert!((SENDS..SENDS + 8).contains(&used.count_total), "{} in {SENDS} sends", used.count_total);
+    shard.commit();
+    assert_eq!(answers(&client).len() as u64, 2 * SENDS);
 }
 
 #[test]
