@@ -41,7 +41,7 @@ const FIGURES: [Figure; 18] = [
     Figure {
         name: "harness CPU",
         unit: "s per million",
-        of: |report| Some(report.result.own_cpu_seconds_per_million),
+        of: |report| Some(report.result.own_cpu_seconds_per_million).filter(|seconds| *seconds > 0.0),
     },
     Figure {
         name: "probe p99",

@@ -207,10 +207,11 @@ impl Outcome {
             )),
             _ => rows.push(("broker CPU", "not measured: pass --broker-pid".to_owned())),
         }
-        rows.push((
-            "own CPU",
-            format!("{:.2} s, {:.2} s per million", self.own_cpu_seconds, self.own_cpu_seconds_per_million),
-        ));
+        // None when a peer's own tool sent.
+        if self.own_cpu_seconds > 0.0 {
+            let (seconds, per_million) = (self.own_cpu_seconds, self.own_cpu_seconds_per_million);
+            rows.push(("own CPU", format!("{seconds:.2} s, {per_million:.2} s per million")));
+        }
         if let (Some(late), Some(missed)) = (self.late, self.missed) {
             rows.push((
                 "schedule",
@@ -408,7 +409,9 @@ fn latency_row(latency: &Percentiles) -> String {
         ("p99.99", latency.p99_99),
         ("max", latency.max),
     ];
-    parts.map(|(name, us)| format!("{name} {}", time(us))).join("  ")
+    // A peer's own tool does not tell them all.
+    let told = parts.iter().filter(|(_, us)| *us > 0.0).map(|(name, us)| format!("{name} {}", time(*us)));
+    told.collect::<Vec<_>>().join("  ")
 }
 
 /// A time for people, with three digits or more.
