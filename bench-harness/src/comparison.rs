@@ -134,7 +134,9 @@ impl Spread {
             1000.0.. => grouped_rate(value),
             100.0.. => format!("{value:.0}"),
             10.0.. => format!("{value:.1}"),
-            _ => format!("{value:.2}"),
+            0.1.. => format!("{value:.2}"),
+            0.0 => "0".to_owned(),
+            _ => format!("{value:.4}"),
         };
         let median = number(self.median);
         if self.rounds == 1 {
@@ -311,6 +313,15 @@ mod tests {
         bad.result.errors.add("connection lost", "", 1);
         let comparison = Comparison::of(&[run("ours", 0, 1, 100.0), bad]);
         assert_eq!(comparison.steps[0].peers, ["ours"]);
+    }
+
+    #[test]
+    fn a_small_ratio_keeps_its_digits() {
+        let text = |value| Spread::of(&[value]).map(|spread| spread.text());
+        assert_eq!(text(0.0).as_deref(), Some("0"));
+        assert_eq!(text(0.0123).as_deref(), Some("0.0123"));
+        assert_eq!(text(0.256).as_deref(), Some("0.26"));
+        assert_eq!(text(25_432.1).as_deref(), Some("25,432"));
     }
 
     #[test]
