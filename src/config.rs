@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use runtime::executor::Backend;
 use shards::limits;
 
 use placement::PlacementError;
@@ -40,6 +41,8 @@ pub struct Config {
     pub data: PathBuf,
     pub shards: u32,
     pub flush: FlushDiskType,
+    /// What the cores run on; the best that the kernel can when nothing was asked for.
+    pub runtime: Option<Backend>,
     /// Size of one CommitLog file, bytes.
     pub segment_bytes: u64,
     /// Read-ahead cache for old data, bytes per shard.
@@ -124,6 +127,7 @@ impl Config {
             data: text.data_or_default(),
             shards,
             flush: text.flush_disk_type.unwrap_or_default(),
+            runtime: text.runtime,
             segment_bytes,
             cold_cache_bytes,
             auto_create_topic: text.auto_create_topic_enable.unwrap_or(true),

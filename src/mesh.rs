@@ -11,8 +11,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use shards::io::mailbox::{MailSender, TrySendError};
-use shards::io::task::{self, Signal};
+use runtime::mailbox::{MailSender, TrySendError};
+use runtime::task::{self, Signal};
 use tracing::warn;
 
 use message::Message;

@@ -15,11 +15,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use runtime::executor::{Backend, CoreSpec, start_core, write_probe_file};
+use runtime::host::{self, IoUringDenied, Resource};
+use runtime::mailbox::{MailSender, Mailbox, mailbox};
 use shards::io::block::BlockPool;
 use shards::io::disk::StdDisk;
-use shards::io::executor::{CoreSpec, start_core, write_probe_file};
-use shards::io::host::{self, IoUringDenied, Resource};
-use shards::io::mailbox::{MailSender, Mailbox, mailbox};
+use shards::limits::MAILBOX_MESSAGES_MAX;
 use shards::log_shard::{FlushMode, LogShardConfig};
 use shards::message_store::MessageStoreConfig;
 use shards::recovery::{RecoveredShard, RecoveryError, RecoveryProgress, ShardConfig, recover_shard};
@@ -94,9 +95,12 @@ impl Node {
         let turns: Vec<_> = config.cores.iter().map(|_| Turns::start()).collect();
         watchdog::start(turns.clone())?;
         let (senders, starts) = lay_out(&config, &store, listeners, recovered, &turns)?;
+        let backend = config.runtime.unwrap_or_else(Backend::best);
+        info!(%backend, cores = config.cores.len(), "starting");
         let mut cores = Vec::new();
         for ((start, reports), (core, sender)) in starts.into_iter().zip(config.cores.iter().zip(senders)) {
             let spec = CoreSpec {
+                backend,
                 name: format!("core-{}", start.index),
                 cpu: core.cpu,
                 ring_depth: core.ring_depth,
@@ -247,7 +251,7 @@ fn lay_out(
         turns: turns.to_vec(),
     });
     let (senders, mailboxes): (Vec<_>, Vec<Mailbox<Message>>) =
-        config.cores.iter().map(|_| mailbox()).unzip();
+        config.cores.iter().map(|_| mailbox(MAILBOX_MESSAGES_MAX)).unzip();
     let mut starts: Starts = Vec::new();
     for (index, (mailbox, core)) in mailboxes.into_iter().zip(&config.cores).enumerate() {
         let (reports, received) = flume::unbounded();

@@ -24,7 +24,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use shards::io::task;
+use runtime::task;
 use shards::limits::PULL_BYTES_MAX;
 
 use crate::broker::{BrokerCell, wall_clock_ms};

@@ -1,5 +1,5 @@
 //! Sockets of a core: listeners, connections, and the task that reads, serves and writes one connection. It lives on the
-//! core that owns the listener, and is the only file outside the engine's `io` that names the runtime.
+//! core that owns the listener.
 //!
 //! A [`Connection`] is what request processors see. Answers are pushed to it from anywhere on the core; what was pushed in
 //! one turn leaves together. The connection's task stops reading while too much of the peer's work is unanswered, so that a
@@ -10,17 +10,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
-use futures_lite::{AsyncRead, AsyncWrite};
-use shards::io::mailbox::{MailSender, Mailbox, mailbox};
-use shards::io::task;
-use shards::limits::{CONNECTION_IN_FLIGHT_BYTES_MAX, CONNECTIONS_MAX};
+use bytes::{Bytes, BytesMut};
+use runtime::mailbox::{MailSender, Mailbox, mailbox};
+use runtime::socket::Stream;
+use runtime::task;
+use shards::limits::{CONNECTION_IN_FLIGHT_BYTES_MAX, CONNECTIONS_MAX, MAILBOX_MESSAGES_MAX};
 use tracing::{debug, warn};
 
 use crate::remoting::frame::{Frame, FrameError, SerializeType, split_frame};
@@ -29,8 +29,6 @@ use crate::remoting::response::{ReplyTo, write_request, write_response_head};
 
 /// A piece of a body below this size is copied behind its header; a larger one is sent from where it lies.
 const COPIED_PIECE_BYTES_MAX: usize = 2048;
-/// Read from a socket at once, into memory that the connections of a listener share.
-const READ_BYTES: usize = 256 * 1024;
 /// Reads of one connection before the others of its core get their turn.
 const READS_PER_TURN: u32 = 4;
 /// A connection on which nothing moved for this long is closed, as RocketMQ does.
@@ -76,8 +74,9 @@ pub struct Connection {
 
 #[derive(Debug, Default)]
 struct Output {
-    /// Leaves first.
+    /// Leaves first, behind what is under way.
     pieces: VecDeque<Bytes>,
+    /// Of the pieces and what is under way.
     pieces_bytes: usize,
     /// Leaves after the pieces; grows while nothing large is pushed.
     tail: BytesMut,
@@ -93,12 +92,17 @@ impl Output {
             self.tail.extend_from_slice(&piece);
             return;
         }
+        self.close_tail();
+        self.pieces_bytes += piece.len();
+        self.pieces.push_back(piece);
+    }
+
+    /// Makes the tail the last piece.
+    fn close_tail(&mut self) {
         if !self.tail.is_empty() {
             self.pieces_bytes += self.tail.len();
             self.pieces.push_back(self.tail.split().freeze());
         }
-        self.pieces_bytes += piece.len();
-        self.pieces.push_back(piece);
     }
 }
 
@@ -210,12 +214,9 @@ impl Connection {
     /// Takes everything pushed so far, in order, as the socket's writer does.
     pub fn take_output(&self) -> Vec<Bytes> {
         let mut output = self.output.borrow_mut();
-        let mut taken: Vec<Bytes> = output.pieces.drain(..).collect();
+        output.close_tail();
         output.pieces_bytes = 0;
-        if !output.tail.is_empty() {
-            taken.push(output.tail.split().freeze());
-        }
-        taken
+        output.pieces.drain(..).collect()
     }
 
     fn wake(&self) {
@@ -260,7 +261,7 @@ impl Listener {
     /// # Errors
     /// The system refuses another thread.
     pub fn start(self) -> io::Result<Accepted> {
-        let (sender, sockets) = mailbox();
+        let (sender, sockets) = mailbox(MAILBOX_MESSAGES_MAX);
         let address = self.address;
         std::thread::Builder::new()
             .name(format!("accept-{}", address.port()))
@@ -299,7 +300,6 @@ pub struct Server {
     service: Rc<dyn Service>,
     connections: RefCell<HashMap<ConnectionId, Rc<Connection>>>,
     next_id: Cell<u64>,
-    scratch: RefCell<Box<[u8]>>,
     address: SocketAddr,
 }
 
@@ -310,7 +310,6 @@ impl Server {
             service,
             connections: RefCell::default(),
             next_id: Cell::new(1),
-            scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
             address: accepted.address,
         });
         task::spawn(Rc::clone(&server).take_connections(accepted.sockets));
@@ -346,12 +345,11 @@ impl Server {
             let id = ConnectionId(self.next_id.replace(self.next_id.get() + 1));
             let connection = Connection::detached(id, peer);
             self.connections.borrow_mut().insert(id, Rc::clone(&connection));
-            let stream = glommio::net::TcpStream::from(socket2::Socket::from(socket));
-            task::spawn(Rc::clone(&self).run(connection, stream));
+            task::spawn(Rc::clone(&self).run(connection, Stream::new(socket)));
         }
     }
 
-    async fn run(self: Rc<Self>, connection: Rc<Connection>, stream: glommio::net::TcpStream) {
+    async fn run(self: Rc<Self>, connection: Rc<Connection>, stream: Stream) {
         let mut driver =
             Driver { server: &self, connection: &connection, stream, input: BytesMut::new(), deferred: None };
         let end = poll_fn(|context| driver.poll(context)).await;
@@ -359,7 +357,7 @@ impl Server {
             // What was begun is ended: a topic half made would never get to the other shards.
             task::spawn(rest);
         }
-        let _ = driver.stream.shutdown(Shutdown::Both).await;
+        driver.stream.shutdown().await;
         connection.closed.set(true);
         match end {
             End::ByPeer | End::ByUs => debug!(peer = %connection.peer, ?end, "connection ended"),
@@ -400,7 +398,7 @@ enum End {
 struct Driver<'a> {
     server: &'a Server,
     connection: &'a Rc<Connection>,
-    stream: glommio::net::TcpStream,
+    stream: Stream,
     input: BytesMut,
     deferred: Option<Deferred>,
 }
@@ -462,34 +460,22 @@ impl Driver<'_> {
 
     fn write_output(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut output = self.connection.output.borrow_mut();
-        while output.bytes() > 0 {
-            let next: &[u8] = output.pieces.front().map_or(&output.tail, |piece| piece);
-            let written = ready!(Pin::new(&mut self.stream).poll_write(context, next))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        loop {
+            output.close_tail();
+            if output.pieces_bytes == 0 {
+                return Poll::Ready(Ok(()));
             }
+            let sent = ready!(self.stream.poll_send(context, &mut output.pieces))?;
             self.connection.last_moved.set(Instant::now());
-            let Some(piece) = output.pieces.front_mut() else {
-                output.tail.advance(written);
-                continue;
-            };
-            piece.advance(written);
-            if piece.is_empty() {
-                output.pieces.pop_front();
-            }
-            output.pieces_bytes -= written;
+            output.pieces_bytes -= sent;
         }
-        output.tail.clear();
-        Poll::Ready(Ok(()))
     }
 
     fn read_input(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let mut scratch = self.server.scratch.borrow_mut();
-        match ready!(Pin::new(&mut self.stream).poll_read(context, &mut scratch)) {
+        match ready!(self.stream.poll_receive(context, &mut self.input)) {
             Ok(0) => Poll::Ready(Err(End::ByPeer)),
-            Ok(read) => {
+            Ok(_) => {
                 self.connection.last_moved.set(Instant::now());
-                self.input.extend_from_slice(&scratch[..read]);
                 Poll::Ready(Ok(()))
             }
             Err(error) => Poll::Ready(Err(End::Io(error))),

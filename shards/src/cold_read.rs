@@ -11,20 +11,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use async_lock::Semaphore;
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
 
 use crate::consume_queue::QueueName;
-use crate::io::cold_file::{ColdFile, DIRECT_ALIGNMENT, Permits};
-use crate::io::task::spawn;
+use crate::io::cold_file::{ColdFile, DIRECT_ALIGNMENT};
 use crate::position::PhysicalOffset;
 use crate::segment::segment_path;
+use runtime::task::spawn;
 
 /// Bytes of one chunk of the CommitLog, and of a ConsumeQueue, of which one read needs less.
 const SEGMENT_CHUNK_BYTES: u64 = 256 * 1024;
 const QUEUE_CHUNK_BYTES: u64 = 32 * 1024;
 /// Direct reads under way at once, per shard.
-const READS_MAX: u64 = 16;
+const READS_MAX: usize = 16;
 /// Files kept open, per shard.
 const OPEN_FILES_MAX: usize = 256;
 
@@ -87,7 +88,7 @@ pub(crate) struct ColdReader {
 struct Inner {
     dir: PathBuf,
     cache_bytes_max: usize,
-    permits: Permits,
+    permits: Semaphore,
     state: RefCell<State>,
 }
 
@@ -147,7 +148,7 @@ impl ColdReader {
     /// A reader for the shard at `dir` that caches at most `cache_bytes_max`.
     pub(crate) fn new(dir: PathBuf, cache_bytes_max: usize) -> Self {
         let inner =
-            Inner { dir, cache_bytes_max, permits: Permits::new(READS_MAX), state: RefCell::default() };
+            Inner { dir, cache_bytes_max, permits: Semaphore::new(READS_MAX), state: RefCell::default() };
         Self { inner: Rc::new(inner) }
     }
 
@@ -249,7 +250,7 @@ impl Inner {
         let (name, index) = &key;
         let chunk_bytes = name.chunk_bytes();
         let result = async {
-            let _turn = self.permits.turn().await;
+            let _turn = self.permits.acquire().await;
             let file = self.file(name).await?;
             let len = usize::try_from(chunk_bytes).expect("a chunk fits in memory");
             file.read(index * chunk_bytes, len).await

@@ -24,12 +24,12 @@ use crate::commit_log::scan::UNSYNCED_MARKER;
 use crate::commit_log::{CommitLog, CommitLogConfig, PAGE_BYTES, RecoveredLog};
 use crate::io::block::BlockPool;
 use crate::io::disk::{Disk, StdDisk};
-use crate::io::host::free_bytes;
 use crate::io::log_file::{LogFile, UNFINISHED_SUFFIX, WriteKind, ZeroBuffer, sync_dir};
-use crate::io::task::{Signal, sleep, spawn, yield_now};
 use crate::limits::{FLUSH_BYTES_MAX, SEGMENT_BYTES_MIN, UNSYNCED_BYTES_MAX};
 use crate::position::PhysicalOffset;
 use crate::segment::{segment_path, segment_start};
+use runtime::host::free_bytes;
+use runtime::task::{Signal, sleep, spawn, yield_now};
 
 /// How often the lazy flush mode syncs.
 const SYNC_INTERVAL: Duration = Duration::from_millis(500);

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use plain_record::encode_plain;
+use runtime::executor::{Backend, CoreSpec, start_core, write_probe_file};
+use runtime::host::allowed_cpus;
+use runtime::task::{Signal, spawn};
 use shards::append::{AppendBatch, AppendOutcome, AppendRefusal, Committed, Placement};
 use shards::commit_log::RecoveredLog;
 use shards::commit_log::scan::{ScanEnd, ScanError, ScanLog, UNSYNCED_MARKER, scan, torn_window_bytes};
 use shards::io::block::BlockPool;
 use shards::io::disk::StdDisk;
-use shards::io::executor::{CoreSpec, start_core, write_probe_file};
-use shards::io::host::allowed_cpus;
-use shards::io::task::{Signal, spawn};
 use shards::limits::SEGMENT_BYTES_MIN;
 use shards::log_shard::{FlushMode, LogError, LogShard, LogShardConfig};
 use shards::position::{PhysicalOffset, QueueOffset};
@@ -48,6 +48,7 @@ fn on_a_core<F>(
     std::fs::create_dir_all(&dir).unwrap();
     let recovered = recover(root).0;
     let spec = CoreSpec {
+        backend: Backend::best(),
         name: "test".into(),
         cpu: allowed_cpus().unwrap()[0],
         ring_depth: 128,
@@ -240,7 +241,7 @@ fn a_segment_that_cannot_be_made_is_tried_again_and_nothing_is_lost() {
             if matches!(commits.outcomes.borrow().last(), Some(AppendOutcome::Placed(_))) {
                 break;
             }
-            shards::io::task::sleep(Duration::from_millis(100)).await;
+            runtime::task::sleep(Duration::from_millis(100)).await;
         }
         shard.stop();
         commits.wait_for_end().await;

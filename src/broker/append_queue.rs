@@ -13,8 +13,8 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::BytesMut;
+use runtime::task::Signal;
 use shards::append::{AppendBatch, AppendOutcome, AppendRefusal, Placement};
-use shards::io::task::Signal;
 use shards::limits::{APPEND_IN_FLIGHT_BYTES_MAX, APPEND_QUEUED_BYTES_MAX};
 use shards::position::QueueOffset;
 use shards::record::{RecordError, RecordFields};

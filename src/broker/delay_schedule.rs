@@ -9,7 +9,7 @@
 
 use std::rc::Rc;
 
-use shards::io::task::Signal;
+use runtime::task::Signal;
 use shards::limits::DELAYED_IN_FLIGHT_MAX;
 use shards::position::QueueOffset;
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use hashbrown::{Equivalent, HashMap};
-use shards::io::task::Signal;
+use runtime::task::Signal;
 use shards::limits::HELD_PULLS_MAX;
 use shards::message_store::TagFilter;
 use shards::position::QueueOffset;

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use shards::io::task;
+use runtime::task;
 use shards::side_writer::ConfigWriteError;
 
 use super::topic_table::{NewTopic, TopicError};

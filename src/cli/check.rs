@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use runtime::host::{self, Resource};
 use serde::Serialize;
-use shards::io::host::{self, Resource};
 
 use super::Output;
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use shards::io::host;
+use runtime::host;
 
 use super::serve::{Overrides, ServeError, read_config};
 use crate::config::Config;

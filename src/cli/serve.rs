@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use shards::io::host;
+use runtime::executor::Backend;
+use runtime::host;
 use shards::store_dir::{StoreDir, StoreSettings};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -70,6 +71,9 @@ pub struct Overrides {
     /// When a message is acknowledged: sync, after it is on the disk [default], or async, flushed every 500 ms.
     #[arg(long)]
     pub flush: Option<FlushDiskType>,
+    /// What the cores run on: ring, our own loop over io_uring, or glommio [default: ring where the kernel is new enough].
+    #[arg(long)]
+    pub runtime: Option<Backend>,
 }
 
 impl Overrides {
@@ -82,6 +86,7 @@ impl Overrides {
             cores: self.cores,
             shards: self.shards,
             flush_disk_type: self.flush,
+            runtime: self.runtime,
             ..ConfigText::default()
         }
     }

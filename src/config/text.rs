@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use runtime::executor::Backend;
 use serde::{Deserialize, Deserializer};
 use toml::de::{DeTable, DeValue};
 
@@ -29,6 +30,7 @@ pub struct ConfigText {
     pub cores: Option<usize>,
     pub shards: Option<u32>,
     pub placement: Option<Placement>,
+    pub runtime: Option<Backend>,
     #[serde(rename = "flushDiskType")]
     pub flush_disk_type: Option<FlushDiskType>,
     #[serde(rename = "mappedFileSizeCommitLog")]
@@ -69,7 +71,7 @@ pub struct WriteBuffersText {
     pub count: Option<usize>,
 }
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "node_name",
     "brokerClusterName",
     "host",
@@ -79,6 +81,7 @@ const KEYS: [&str; 18] = [
     "cores",
     "shards",
     "placement",
+    "runtime",
     "flushDiskType",
     "mappedFileSizeCommitLog",
     "autoCreateTopicEnable",
@@ -187,6 +190,7 @@ impl ConfigText {
             cores: other.cores.or(self.cores),
             shards: other.shards.or(self.shards),
             placement: other.placement.or(self.placement),
+            runtime: other.runtime.or(self.runtime),
             flush_disk_type: other.flush_disk_type.or(self.flush_disk_type),
             mapped_file_size_commit_log: other
                 .mapped_file_size_commit_log

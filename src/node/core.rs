@@ -7,10 +7,10 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use runtime::mailbox::{MailSender, Mailbox};
+use runtime::task::{self, Signal};
 use shards::commit_log::RecoveredLog;
 use shards::io::block::BlockPool;
-use shards::io::mailbox::{MailSender, Mailbox};
-use shards::io::task::{self, Signal};
 use shards::log_shard::{LogShard, LogShardConfig};
 use shards::message_store::RecoveredServe;
 use shards::message_store::{MessageStore, MessageStoreConfig, StoreExit};

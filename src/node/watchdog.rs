@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use shards::io::task;
+use runtime::task;
 use tracing::warn;
 
 const MARK_INTERVAL: Duration = Duration::from_millis(50);

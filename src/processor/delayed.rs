@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use shards::io::task;
+use runtime::task;
 use shards::limits::{PULL_BYTES_MAX, PULL_MESSAGES_MAX};
 use shards::message_store::{Get, GetRequest, GetResult, GetStatus, ReadError, TagFilter};
 use shards::position::QueueOffset;

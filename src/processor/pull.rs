@@ -7,7 +7,7 @@ use crate::remoting::field_text::FieldText;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use shards::io::task;
+use runtime::task;
 use shards::limits::{PULL_BYTES_MAX, PULL_MESSAGES_MAX, TAGS_PER_PULL_MAX};
 use shards::message_store::{Get, GetRequest, GetResult, GetStatus, TagFilter};
 use shards::position::QueueOffset;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use shards::io::task;
+use runtime::task;
 
 use super::{client, delayed, pull};
 use crate::broker::{Broker, BrokerCell, wall_clock_ms};

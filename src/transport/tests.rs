@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use shards::io::executor::{CoreSpec, start_core, write_probe_file};
-use shards::io::host;
+use runtime::executor::{Backend, CoreSpec, start_core, write_probe_file};
+use runtime::host;
 
 use super::*;
 use crate::remoting::field_text::FieldText;
@@ -73,6 +73,7 @@ impl Fixture {
     fn start() -> Self {
         let folder = tempfile::tempdir_in(".").unwrap();
         let spec = CoreSpec {
+            backend: Backend::best(),
             name: "transport-test".to_owned(),
             cpu: host::allowed_cpus().unwrap()[0],
             ring_depth: 64,
@@ -81,7 +82,7 @@ impl Fixture {
             probe_file: write_probe_file(folder.path()).unwrap(),
         };
         let (closed_sender, closed) = flume::unbounded();
-        let (stop, stopped) = mailbox();
+        let (stop, stopped) = mailbox(1);
         let (ready, started) = mpsc::channel();
         start_core(spec, move || async move {
             let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();

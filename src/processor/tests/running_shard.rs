@@ -9,11 +9,11 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use runtime::executor::{Backend, CoreSpec, start_core, write_probe_file};
+use runtime::host;
+use runtime::task::{self, Signal};
 use shards::io::block::BlockPool;
 use shards::io::disk::StdDisk;
-use shards::io::executor::{CoreSpec, start_core, write_probe_file};
-use shards::io::host;
-use shards::io::task::{self, Signal};
 use shards::limits::{SEGMENT_BYTES_MIN, TAIL_BLOCK_BYTES};
 use shards::log_shard::{FlushMode, LogShard, LogShardConfig};
 use shards::message_store::{MessageStore, MessageStoreConfig, StoreExit};
@@ -69,6 +69,7 @@ where
 {
     let folder = tempfile::tempdir_in(".").unwrap();
     let spec = CoreSpec {
+        backend: Backend::best(),
         name: "test".to_owned(),
         cpu: host::allowed_cpus().unwrap()[0],
         ring_depth: 64,

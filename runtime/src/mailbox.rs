@@ -1,7 +1,5 @@
 //! Bounded mailboxes: how cores, and threads that are not cores, reach a core.
 
-use crate::limits::MAILBOX_MESSAGES_MAX;
-
 /// The end that travels: any thread may send.
 #[derive(Debug)]
 pub struct MailSender<T>(flume::Sender<T>);
@@ -66,8 +64,8 @@ impl<T> Mailbox<T> {
     }
 }
 
-/// A mailbox of [`MAILBOX_MESSAGES_MAX`] messages.
-pub fn mailbox<T>() -> (MailSender<T>, Mailbox<T>) {
-    let (sender, receiver) = flume::bounded(MAILBOX_MESSAGES_MAX);
+/// A mailbox that holds at most `messages_max`.
+pub fn mailbox<T>(messages_max: usize) -> (MailSender<T>, Mailbox<T>) {
+    let (sender, receiver) = flume::bounded(messages_max);
     (MailSender(sender), Mailbox(receiver))
 }

@@ -106,6 +106,25 @@ pub fn allowed_cpus() -> io::Result<Vec<usize>> {
     Ok((0..bits).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect())
 }
 
+/// Makes this thread run on `cpu` only.
+///
+/// # Errors
+/// There is no such CPU, or this process may not use it.
+pub(crate) fn pin_to_cpu(cpu: usize) -> io::Result<()> {
+    // SAFETY: as in `allowed_cpus`.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    if cpu >= 8 * size_of::<libc::cpu_set_t>() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no such CPU"));
+    }
+    // SAFETY: the index is below the number of bits in the set.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the size is that of the set that is passed.
+    match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// What direct I/O does in a folder.
 #[derive(Clone, Copy, Debug)]
 pub struct DirectIo {
