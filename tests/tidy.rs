@@ -254,12 +254,9 @@ fn imports_of(line: &str, module: &str) -> Vec<String> {
     let code = code_of(line);
     let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
     let mut found = Vec::new();
-    for (prefix, kept) in [
-        ("crate::", ""),
-        ("runtime::", "runtime::"),
-        ("shards::", "shards::"),
-        ("ringmq::", "ringmq::"),
-    ] {
+    for (prefix, kept) in
+        [("crate::", ""), ("runtime::", "runtime::"), ("shards::", "shards::"), ("ringmq::", "ringmq::")]
+    {
         if prefix == "ringmq::" && module != "main" {
             continue;
         }

@@ -122,7 +122,10 @@ fn read_frames(stream: &mut TcpStream, count: usize) -> Vec<Frame> {
     let (mut input, mut frames) = (BytesMut::new(), Vec::new());
     let mut chunk = vec![0; 1 << 16];
     while frames.len() < count {
-        let read = stream.read(&mut chunk).unwrap();
+        let read = match stream.read(&mut chunk) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.unwrap(),
+        };
         assert!(read > 0, "the server closed the connection after {} of {count} answers", frames.len());
         input.extend_from_slice(&chunk[..read]);
         while let Some(frame) = split_frame(&mut input).unwrap() {

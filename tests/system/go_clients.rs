@@ -32,7 +32,7 @@ fn go_client_sends_and_receives() {
     scenarios.play(&SCENARIOS);
     let status = server.stop();
     assert!(status.success(), "SIGTERM: {status}");
-    server.start_again(settings.co_located());
+    server.start_again(settings.co_located().on_glommio());
     scenarios.play(&["after_restart"]);
     scenarios.finish();
     assert!(server.stop().success(), "second SIGTERM");

@@ -1,4 +1,4 @@
-//! SIGKILL under load, again and again on one store, in both placements and flush modes: every acknowledged message is at its
+//! SIGKILL under load, again and again on one store, in both placements and flush modes, on both runtimes: every acknowledged message is at its
 //! queue offset afterwards.
 
 use std::time::Duration;
@@ -37,6 +37,7 @@ fn every_acknowledged_message_survives_twenty_kills() {
         let settings = Settings {
             placement: if random.random() { "spread" } else { "co-located" },
             flush: if random.random() { "sync" } else { "async" },
+            runtime: if random.random() { "ring" } else { "glommio" },
             ..Settings::default()
         };
         println!("round {round}: {} acknowledged; next {settings:?}", ledger.acknowledged - before);

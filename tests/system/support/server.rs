@@ -27,6 +27,8 @@ pub(crate) struct Settings {
     pub(crate) shards: u32,
     /// `spread` or `co-located`.
     pub(crate) placement: &'static str,
+    /// `ring` or `glommio`.
+    pub(crate) runtime: &'static str,
     /// `sync` or `async`.
     pub(crate) flush: &'static str,
     /// Size of a CommitLog file, MiB: small, so that tests cross from file to file.
@@ -35,13 +37,18 @@ pub(crate) struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { shards: 2, placement: "spread", flush: "sync", segment_mib: 16 }
+        Self { shards: 2, placement: "spread", runtime: "ring", flush: "sync", segment_mib: 16 }
     }
 }
 
 impl Settings {
     pub(crate) const fn co_located(mut self) -> Self {
         self.placement = "co-located";
+        self
+    }
+
+    pub(crate) const fn on_glommio(mut self) -> Self {
+        self.runtime = "glommio";
         self
     }
 }
@@ -75,6 +82,7 @@ impl Server {
         let config = self.dir.path().join("ringmq.toml");
         let mut text = String::new();
         writeln!(text, "placement = \"{}\"", settings.placement).expect("writing to a string");
+        writeln!(text, "runtime = \"{}\"", settings.runtime).expect("writing to a string");
         writeln!(text, "mappedFileSizeCommitLog = \"{}MiB\"", settings.segment_mib)
             .expect("writing to a string");
         std::fs::write(&config, text).expect("write the configuration");
