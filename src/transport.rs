@@ -416,6 +416,7 @@ impl Driver<'_> {
             }
             let was_held_back = !self.connection.may_read();
             if let Poll::Ready(Err(error)) = self.write_output(context) {
+                self.serve_last_input(context);
                 return Poll::Ready(End::Io(error));
             }
             self.connection.task.replace(Some(context.waker().clone()));
@@ -456,6 +457,15 @@ impl Driver<'_> {
             self.input = BytesMut::new();
         }
         Ok(())
+    }
+
+    /// Serves what arrived before the connection broke: a client that stops sends its offsets and goes, without reading what is under
+    /// way to it.
+    fn serve_last_input(&mut self, context: &mut Context<'_>) {
+        self.stream.take_last(&mut self.input);
+        if let Err(end) = self.serve_input(context) {
+            debug!(peer = %self.connection.peer, ?end, "the last requests of a broken connection");
+        }
     }
 
     fn write_output(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {

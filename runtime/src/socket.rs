@@ -44,6 +44,14 @@ impl Stream {
         }
     }
 
+    /// Puts what has arrived on a broken connection behind `input`, without waiting. Nothing is to be received any more.
+    pub fn take_last(&mut self, input: &mut BytesMut) {
+        match &mut self.0 {
+            Backend::Ring(stream) => stream.take_last(input),
+            Backend::Glommio(stream) => stream.take_last(input),
+        }
+    }
+
     /// Sends from the front of `pieces`, which are gone from there when they are under way. Tells how many bytes the kernel took: call
     /// it again until nothing is left, 0 when there is nothing.
     pub fn poll_send(

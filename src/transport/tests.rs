@@ -20,10 +20,13 @@ const SLOW: i32 = 3;
 
 /// Answered at once, while all that the connection may have in flight stays so.
 const HOLD: i32 = 4;
+/// Not answered; the test hears of it.
+const NOTE: i32 = 5;
 
 /// Answers with the request's body.
 struct EchoService {
     closed: flume::Sender<ConnectionId>,
+    noted: flume::Sender<()>,
 }
 
 impl Service for EchoService {
@@ -50,6 +53,10 @@ impl Service for EchoService {
                 connection.reply(to, 0, None, &[], &[]);
                 Ok(None)
             }
+            NOTE => {
+                self.noted.send(()).expect("the test outlives its connections");
+                Ok(None)
+            }
             _ => {
                 connection.reply(to, 0, None, &[("echo", &request.code)], request.body);
                 Ok(None)
@@ -66,14 +73,19 @@ impl Service for EchoService {
 struct Fixture {
     address: SocketAddr,
     closed: flume::Receiver<ConnectionId>,
+    noted: flume::Receiver<()>,
     stop: MailSender<()>,
 }
 
 impl Fixture {
     fn start() -> Self {
+        Self::start_on(Backend::best())
+    }
+
+    fn start_on(backend: Backend) -> Self {
         let folder = tempfile::tempdir_in(".").unwrap();
         let spec = CoreSpec {
-            backend: Backend::best(),
+            backend,
             name: "transport-test".to_owned(),
             cpu: host::allowed_cpus().unwrap()[0],
             ring_depth: 64,
@@ -82,20 +94,21 @@ impl Fixture {
             probe_file: write_probe_file(folder.path()).unwrap(),
         };
         let (closed_sender, closed) = flume::unbounded();
+        let (noted_sender, noted) = flume::unbounded();
         let (stop, stopped) = mailbox(1);
         let (ready, started) = mpsc::channel();
         start_core(spec, move || async move {
             let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
             let address = listener.address();
-            let server =
-                Server::start(listener.start().unwrap(), Rc::new(EchoService { closed: closed_sender }));
+            let service = EchoService { closed: closed_sender, noted: noted_sender };
+            let server = Server::start(listener.start().unwrap(), Rc::new(service));
             ready.send(address).unwrap();
             stopped.receive().await;
             drop(server);
         })
         .unwrap();
         let address = started.recv_timeout(Duration::from_secs(20)).unwrap();
-        Self { address, closed, stop }
+        Self { address, closed, noted, stop }
     }
 
     fn connect(&self) -> TcpStream {
@@ -214,6 +227,25 @@ fn notices_do_not_pile_up_before_a_peer_that_does_not_read() {
         connection.notify(40, &[], &body);
     }
     assert!(connection.output.borrow().bytes() <= CONNECTION_IN_FLIGHT_BYTES_MAX + (2 << 20));
+}
+
+/// The story: a consumer stopped. It sent its offsets and closed its connection, with answers to it still under way; the connection was
+/// found broken by writing to it, and the offsets in it were never looked at.
+#[test]
+fn the_last_requests_of_a_client_that_goes_without_reading_are_served() {
+    for backend in Backend::ALL {
+        let fixture = Fixture::start_on(backend);
+        for round in 0..50 {
+            let mut stream = fixture.connect();
+            stream.write_all(&request(LARGE, 1, &[("MiB", &8)], &[])).unwrap();
+            assert_eq!(stream.peek(&mut [0]).unwrap(), 1, "the answer is under way");
+            stream.write_all(&request(NOTE, 2, &[], &[])).unwrap();
+            // With unread bytes this is a reset.
+            drop(stream);
+            let noted = fixture.noted.recv_timeout(Duration::from_secs(20));
+            assert!(noted.is_ok(), "round {round} on {backend}: not served");
+        }
+    }
 }
 
 #[test]

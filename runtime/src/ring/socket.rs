@@ -70,6 +70,20 @@ impl Receiving {
         self.wake();
     }
 
+    /// Puts what arrived behind `input`. How many bytes.
+    fn take(&self, input: &mut BytesMut) -> usize {
+        let received = self.untaken_bytes.take();
+        if received > 0 {
+            let arrived = self.input.take();
+            if input.is_empty() {
+                *input = arrived;
+            } else {
+                input.extend_from_slice(&arrived);
+            }
+        }
+        received
+    }
+
     fn wake(&self) {
         if let Some(waiting) = self.waiting.take() {
             waiting.wake();
@@ -91,14 +105,8 @@ impl RingStream {
         input: &mut BytesMut,
     ) -> Poll<io::Result<usize>> {
         let receiving = &self.receiving;
-        let received = receiving.untaken_bytes.take();
+        let received = receiving.take(input);
         if received > 0 {
-            let arrived = receiving.input.take();
-            if input.is_empty() {
-                *input = arrived;
-            } else {
-                input.extend_from_slice(&arrived);
-            }
             return Poll::Ready(Ok(received));
         }
         if let Some(end) = receiving.end.take() {
@@ -117,6 +125,11 @@ impl RingStream {
             receiving.request.set(Some(key));
         }
         Poll::Pending
+    }
+
+    /// See [`crate::socket::Stream::take_last`].
+    pub(crate) fn take_last(&mut self, input: &mut BytesMut) {
+        self.receiving.take(input);
     }
 
     /// See [`crate::socket::Stream::poll_send`].

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -36,6 +36,19 @@ impl GlommioStream {
             input.extend_from_slice(&scratch[..read]);
             Poll::Ready(Ok(read))
         })
+    }
+
+    /// See [`crate::socket::Stream::take_last`].
+    pub(crate) fn take_last(&mut self, input: &mut BytesMut) {
+        let socket = socket2::SockRef::from(&self.0);
+        if socket.set_nonblocking(true).is_err() {
+            return;
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            while let Ok(read @ 1..) = (&*socket).read(scratch) {
+                input.extend_from_slice(&scratch[..read]);
+            }
+        });
     }
 
     /// See [`crate::socket::Stream::poll_send`].
