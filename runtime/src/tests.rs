@@ -121,6 +121,45 @@ fn a_core_that_goes_to_sleep_is_woken_by_other_threads() {
     }
 }
 
+/// The story: a core looked once how long it had nothing to do, and after that parked at once for ever.
+#[test]
+fn a_core_that_spins_takes_quick_messages_without_parking() {
+    const ROUNDS: u64 = 300;
+    let folder = tempfile::tempdir_in(".").unwrap();
+    let (to_core, core_box) = mailbox::<u64>(4);
+    let (answer, answers) = mpsc::channel();
+    let spec = CoreSpec {
+        name: "spins".to_owned(),
+        backend: Backend::Ring,
+        cpu: *host::allowed_cpus().unwrap().last().unwrap(),
+        ring_depth: 64,
+        spin: Duration::from_millis(20),
+        locked_memory_bytes: 1 << 20,
+        probe_file: write_probe_file(folder.path()).unwrap(),
+    };
+    let core = start_core(spec, move || async move {
+        while core_box.receive().await.is_some() {
+            answer.send(times_parked()).unwrap();
+        }
+    });
+    let mut parked = Vec::new();
+    for number in 0..ROUNDS {
+        to_core.send_blocking(number).unwrap();
+        parked.push(answers.recv_timeout(PATIENCE).unwrap());
+    }
+    drop(to_core);
+    core.unwrap().join().unwrap().unwrap();
+    let times = parked.last().unwrap() - parked[0];
+    assert!(times < ROUNDS / 3, "parked {times} times for {ROUNDS} messages");
+}
+
+/// How often this thread gave its CPU away by itself.
+fn times_parked() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count.unwrap().trim().parse().unwrap()
+}
+
 /// The story: a request handler that held its state borrowed started a task for the rest of the answer. The runtime ran the
 /// task at once, inside the call, and its own borrow failed and ended the process.
 #[test]

@@ -266,12 +266,12 @@ impl Core {
         let mut idle_since = None;
         loop {
             self.turn_began.set(Instant::now());
-            self.run_ready();
+            let has_worked = self.run_ready();
             if has_ended.get() {
                 return;
             }
             let is_idle = self.ready.borrow().is_empty() && self.yielded.borrow().is_empty();
-            if !is_idle {
+            if has_worked || !is_idle {
                 idle_since = None;
             }
             let may_wait = is_idle && self.has_spun(&mut idle_since) && self.waking.prepare_to_sleep();
@@ -286,11 +286,13 @@ impl Core {
         self.spin.is_zero() || idle_since.get_or_insert_with(Instant::now).elapsed() >= self.spin
     }
 
-    fn run_ready(&self) {
-        for _ in 0..TASKS_PER_TURN {
-            let Some(runnable) = self.ready.borrow_mut().pop_front() else { break };
+    /// Whether there was any.
+    fn run_ready(&self) -> bool {
+        for ran in 0..TASKS_PER_TURN {
+            let Some(runnable) = self.ready.borrow_mut().pop_front() else { return ran > 0 };
             runnable.run();
         }
+        true
     }
 
     /// Submits what was asked for, and waits for a completion, a sleep's end or another thread if `may_wait`.
