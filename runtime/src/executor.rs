@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::host::pin_to_cpu;
+use crate::host::{IoUringDenied, pin_to_cpu};
 use crate::{ring, via_glommio};
 
 pub(crate) const PROBE_BYTES: usize = 4096;
@@ -112,7 +112,13 @@ where
             Backend::Glommio => via_glommio::executor::run(&spec, async move { main().await }),
         };
         run().map_err(|error| {
-            io::Error::new(error.kind(), format!("core {} on CPU {}: {error}", spec.name, spec.cpu))
+            let kind = error.kind();
+            let cause = if kind == io::ErrorKind::OutOfMemory {
+                IoUringDenied::Memlock.to_string()
+            } else {
+                error.to_string()
+            };
+            io::Error::new(kind, format!("core {} on CPU {}: {cause}", spec.name, spec.cpu))
         })
     })
 }
