@@ -130,6 +130,53 @@ impl StoreDir {
     }
 }
 
+/// A store that is looked at and not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreLook {
+    pub shards: u32,
+    /// Size of one CommitLog file, bytes.
+    pub segment_bytes: u64,
+    /// Name of the node that it was made for.
+    pub node: String,
+    /// The process that uses it now.
+    pub user: Option<String>,
+}
+
+/// Looks at the store at `root`; `None` when there is none. Changes nothing.
+///
+/// # Errors
+/// The folder or its manifest cannot be read.
+pub fn look(root: &Path) -> Result<Option<StoreLook>, StoreDirError> {
+    let failed = |source| StoreDirError::Io { path: root.to_owned(), source };
+    let found = Manifest::read(root)
+        .map_err(failed)?
+        .map_err(|source| StoreDirError::Manifest { path: root.to_owned(), source })?;
+    let Some(Manifest { shards, segment_bytes, node, .. }) = found else { return Ok(None) };
+    let user = user_of(root).map_err(failed)?;
+    Ok(Some(StoreLook { shards, segment_bytes, node, user }))
+}
+
+/// Who holds the lock. Others may look at the same moment, hence a shared one; it is gone when this returns.
+fn user_of(root: &Path) -> io::Result<Option<String>> {
+    let file = match File::open(root.join("lock")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(process_in(file))),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// The process that a lock file names. It may be about to write its id, or have other rights: then the answer says less.
+fn process_in(mut lock: File) -> String {
+    let mut process = String::new();
+    let _ = lock.read_to_string(&mut process);
+    let process = process.trim();
+    if process.is_empty() { "(not known)".to_owned() } else { process.to_owned() }
+}
+
 fn shard_dir(root: &Path, index: u32) -> PathBuf {
     root.join(format!("shard-{index}"))
 }
@@ -142,12 +189,7 @@ fn lock(root: &Path) -> Result<File, StoreDirError> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut process = String::new();
-            // The other process may be about to write its id, or have other rights: then the message says less.
-            let _ = file.read_to_string(&mut process);
-            let process = process.trim();
-            let process = if process.is_empty() { "(not known)" } else { process };
-            return Err(StoreDirError::InUse { path: root.to_owned(), process: process.to_owned() });
+            return Err(StoreDirError::InUse { path: root.to_owned(), process: process_in(file) });
         }
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
@@ -217,6 +259,19 @@ mod tests {
         let refusal = StoreDir::open(root.path(), &settings()).unwrap_err().to_string();
         assert!(refusal.contains(&format!("in use by process {}", std::process::id())), "{refusal}");
         drop(first);
+        StoreDir::open(root.path(), &settings()).unwrap();
+    }
+
+    #[test]
+    fn a_look_tells_what_a_store_is_and_who_uses_it_and_leaves_it_alone() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(look(root.path()).unwrap(), None);
+        let store = StoreDir::open(root.path(), &settings()).unwrap();
+        let seen = look(root.path()).unwrap().unwrap();
+        assert_eq!((seen.shards, seen.segment_bytes, seen.node.as_str()), (2, SEGMENT_BYTES, "ringmq"));
+        assert_eq!(seen.user, Some(std::process::id().to_string()));
+        drop(store);
+        assert_eq!(look(root.path()).unwrap().unwrap().user, None);
         StoreDir::open(root.path(), &settings()).unwrap();
     }
 
