@@ -2,10 +2,12 @@
 
 pub mod check;
 pub mod cores;
+mod machine;
 pub mod receive;
 pub mod send;
 pub mod serve;
 pub mod topic;
+pub mod tune;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -31,6 +33,7 @@ enum Command {
     Topic(topic::Args),
     Cores(cores::Args),
     Check(check::Args),
+    Tune(tune::Args),
 }
 
 /// How a command prints.
@@ -53,6 +56,7 @@ impl Cli {
             Command::Topic(args) => topic::run(args).map_err(Into::into),
             Command::Cores(args) => cores::run(args).map_err(Into::into),
             Command::Check(args) => check::run(args).map_err(Into::into),
+            Command::Tune(args) => tune::run(args).map_err(Into::into),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,
