@@ -3,6 +3,7 @@
 //!
 //! Tests with clients run side by side; tests that load the machine or count memory run alone (see `support`).
 
+mod denied;
 mod go_clients;
 mod hostile;
 mod java_clients;
@@ -11,3 +12,4 @@ mod million;
 mod readme;
 mod restart;
 mod support;
+mod tune;

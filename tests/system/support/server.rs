@@ -234,7 +234,7 @@ impl Drop for Server {
 
 /// The first of `count` consecutive ports on which nobody listens. Different processes start at different places, and one
 /// process never looks at a port twice.
-fn free_ports(count: u16) -> u16 {
+pub(crate) fn free_ports(count: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let span = PORTS_TO - PORTS_FROM;
     let start = u16::try_from(std::process::id() * 97 % u32::from(span)).expect("below a u16");
