@@ -8,7 +8,9 @@
 pub mod executor;
 pub mod file;
 pub mod host;
+pub mod load;
 pub mod mailbox;
+pub mod meter;
 mod ring;
 pub mod socket;
 pub mod task;

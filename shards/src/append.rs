@@ -3,6 +3,8 @@
 //! Results come in the order of the appends, one for each record, so that the serve core pairs them with the requests that
 //! wait, in a plain queue.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 
 use crate::io::block::TailBlock;
@@ -64,4 +66,18 @@ pub struct Committed {
     pub new_blocks: Vec<TailBlock>,
     /// One result for each record appended, in append order.
     pub outcomes: Vec<AppendOutcome>,
+    /// When the log core had them in hand, in the order of the outcomes. Empty if nobody looked at the clock.
+    pub times: Box<[AppendTimes]>,
+}
+
+/// When the log core had some records in hand that came as one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendTimes {
+    pub records: u32,
+    /// The batch had arrived.
+    pub arrived: Instant,
+    /// Its records had their places.
+    pub placed: Instant,
+    /// They were on the disk, as far as the flush mode asks.
+    pub flushed: Instant,
 }

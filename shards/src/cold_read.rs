@@ -92,6 +92,19 @@ struct Inner {
     state: RefCell<State>,
 }
 
+/// What a shard's cold reads came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ColdLoad {
+    /// Chunks that were in the cache, or on their way into it.
+    pub cache_hits: u64,
+    /// Chunks that had to be read.
+    pub cache_misses: u64,
+    /// Bytes read from the disk.
+    pub read_bytes: u64,
+    /// Bytes in the cache now.
+    pub cached_bytes: u64,
+}
+
 #[derive(Debug, Default)]
 struct State {
     chunks: HashMap<(ColdName, u64), Chunk>,
@@ -101,6 +114,7 @@ struct State {
     uses: u64,
     /// Counts what was forgotten: a read that began before must not enter the cache.
     forgets: u64,
+    load: ColdLoad,
 }
 
 #[derive(Debug)]
@@ -199,11 +213,18 @@ impl ColdReader {
             let uses = state.uses;
             if let Some(chunk) = state.chunks.get_mut(&key).filter(|chunk| chunk.final_bytes >= needed) {
                 chunk.last_use = uses;
-                return Ok(chunk.bytes.clone());
+                let bytes = chunk.bytes.clone();
+                state.load.cache_hits += 1;
+                return Ok(bytes);
             }
             match state.flights.get(&key).filter(|flight| flight.final_bytes >= needed) {
-                Some(flight) => (Rc::clone(flight), None),
+                Some(flight) => {
+                    let flight = Rc::clone(flight);
+                    state.load.cache_hits += 1;
+                    (flight, None)
+                }
                 None => {
+                    state.load.cache_misses += 1;
                     let flight = Rc::new(Flight {
                         final_bytes,
                         result: RefCell::default(),
@@ -222,6 +243,12 @@ impl ColdReader {
             spawn(read);
         }
         flight.landed().await
+    }
+
+    /// What the reads have come to since the start.
+    pub(crate) fn load(&self) -> ColdLoad {
+        let state = self.inner.state.borrow();
+        ColdLoad { cached_bytes: state.cached_bytes as u64, ..state.load.clone() }
     }
 
     /// Forgets everything that was read of a topic's ConsumeQueues, whose files are being removed.
@@ -264,6 +291,7 @@ impl Inner {
         if state.flights.get(&key).is_some_and(|known| Rc::ptr_eq(known, &flight)) {
             state.flights.remove(&key);
         }
+        state.load.read_bytes += result.as_ref().map_or(0, |bytes| bytes.len() as u64);
         if let Ok(bytes) = &result
             && state.forgets == forgets
         {

@@ -407,7 +407,7 @@ impl CommitLog {
         assert!(self.confirm_offset <= self.flushed_end, "only what is flushed is confirmed");
         let known = self.new_blocks.iter().take_while(|block| block.start() < self.confirm_offset).count();
         let new_blocks = self.new_blocks.drain(..known).collect();
-        Some(Committed { confirm_offset: self.confirm_offset, new_blocks, outcomes })
+        Some(Committed { confirm_offset: self.confirm_offset, new_blocks, outcomes, times: Box::default() })
     }
 
     /// Whether [`Self::take_committed`] has something to give.

@@ -18,6 +18,7 @@ pub mod dispatch;
 pub mod index_file;
 pub mod io;
 pub mod limits;
+pub mod log_meter;
 pub mod log_shard;
 pub mod manifest;
 pub mod message_store;

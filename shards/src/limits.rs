@@ -87,6 +87,17 @@ pub const KEY_ANSWER_BYTES_MAX: usize = 8 << 20;
 /// Most messages in one batch send. More: MESSAGE_ILLEGAL.
 pub const BATCH_MESSAGES_MAX: usize = 65_536;
 
+/// Topics with counters of their own on the metrics page, and pairs of topic and group, per shard. Further ones are counted together as
+/// `~others`.
+pub const METRIC_TOPICS_MAX: usize = 1000;
+pub const METRIC_GROUPS_MAX: usize = 2000;
+/// Queues that one look at the metrics page asks for the lag of groups, per shard. Groups beyond have no lag on that page.
+pub const METRIC_LAG_QUEUES_MAX: usize = 16_384;
+/// Slowest requests that a core keeps. The fastest of them makes room.
+pub const SLOW_REQUESTS_MAX: usize = 1000;
+/// HTTP connections for metrics at once. Further ones wait to be accepted.
+pub const METRIC_CONNECTIONS_MAX: usize = 32;
+
 const _: () = assert!(RECORD_BYTES_MAX as u64 * 2 <= SEGMENT_BYTES_MIN);
 const _: () = assert!(FLUSH_BYTES_MAX.is_multiple_of(4096));
 const _: () = assert!(RECORD_BYTES_MAX < FRAME_BYTES_MAX);

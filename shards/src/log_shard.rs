@@ -26,6 +26,7 @@ use crate::io::block::BlockPool;
 use crate::io::disk::{Disk, StdDisk};
 use crate::io::log_file::{LogFile, UNFINISHED_SUFFIX, WriteKind, ZeroBuffer, sync_dir};
 use crate::limits::{FLUSH_BYTES_MAX, SEGMENT_BYTES_MIN, UNSYNCED_BYTES_MAX};
+use crate::log_meter::{LogLoad, LogMeter};
 use crate::position::PhysicalOffset;
 use crate::segment::{segment_path, segment_start};
 use runtime::host::free_bytes;
@@ -103,6 +104,7 @@ pub struct LogShard {
     /// Everything before this survives a power cut.
     durable_end: Cell<PhysicalOffset>,
     counters: RefCell<LogStatus>,
+    meter: LogMeter,
     /// Set while a segment could not be made and it is too early to try again.
     segment_rests: Cell<bool>,
     stopping: Cell<bool>,
@@ -154,6 +156,7 @@ impl LogShard {
             files: RefCell::new(files),
             durable_end: Cell::new(end),
             counters: RefCell::default(),
+            meter: LogMeter::new(),
             segment_rests: Cell::new(false),
             stopping: Cell::new(false),
             ending: Cell::new(false),
@@ -180,7 +183,9 @@ impl LogShard {
     /// Places the records of `batch`, in order and behind all earlier ones. Their results come through [`Self::run`],
     /// in order too.
     pub fn append(&self, batch: AppendBatch) {
+        let (records, arrived) = (batch.count, Instant::now());
         self.log.borrow_mut().append(batch, now_ms());
+        self.meter.appended(records, arrived);
         self.flush_wake.raise();
     }
 
@@ -201,6 +206,12 @@ impl LogShard {
             confirm_offset: log.confirm_offset(),
             ..self.counters.borrow().clone()
         }
+    }
+
+    /// What was counted since the start.
+    pub fn load(&self) -> LogLoad {
+        let placed_end = self.log.borrow().placed_end();
+        self.meter.load(placed_end.get().saturating_sub(self.durable_end.get().get()))
     }
 
     /// Writes what is placed, and gives each commit to `deliver`. Returns after [`Self::stop`], when everything is
@@ -234,7 +245,9 @@ impl LogShard {
     }
 
     fn take_committed(&self) -> Option<Committed> {
-        self.log.borrow_mut().take_committed()
+        let mut committed = self.log.borrow_mut().take_committed()?;
+        committed.times = self.meter.committed(committed.outcomes.len());
+        Some(committed)
     }
 
     /// Whether results came up while something else was awaited.
@@ -258,7 +271,9 @@ impl LogShard {
         assert!(!self.prewrite.borrow().is_in_the_way_of(plan), "zeros never cross a flush");
         let started = Instant::now();
         let written = file.write(buffer, plan.file_offset()).await;
-        self.count_flush(plan, started.elapsed());
+        let took = started.elapsed();
+        self.meter.flushed(started, took, plan.bytes);
+        self.count_flush(plan, took);
         match written {
             // While this was written the other file's sync may have failed: then nothing counts any more.
             Ok(()) if self.log.borrow().has_failed() => {}

@@ -43,7 +43,7 @@ mod get;
 mod hot_tail;
 mod log_reader;
 
-pub use crate::cold_read::ReadError;
+pub use crate::cold_read::{ColdLoad, ReadError};
 pub use crate::consume_queue::selection::{GetStatus, TagFilter};
 pub use cold::{ColdGet, ColdRecord};
 pub use get::{GetRequest, GetResult, QueueBounds, TimeBoundary};
@@ -109,6 +109,24 @@ pub enum StoreExit {
     Clean,
     /// The log failed: the next start scans.
     Abnormal,
+}
+
+/// How much a store holds and how far it has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct StoreLoad {
+    /// End of what is durable and readable, a physical offset.
+    pub confirm_offset: u64,
+    /// Start of the log, a physical offset.
+    pub log_min: u64,
+    /// Confirmed bytes whose ConsumeQueue entries are not in the files yet.
+    pub dispatch_behind_bytes: u64,
+    /// Dispatched entries that wait for the side thread.
+    pub derived_backlog_entries: u64,
+    /// Messages dispatched since the start.
+    pub dispatched_entries: u64,
+    /// Memory of the hot tail, bytes.
+    pub hot_tail_bytes: u64,
+    pub cold: ColdLoad,
 }
 
 /// A read's answer, or the plan that gets it from the disk.
@@ -307,6 +325,20 @@ impl MessageStore {
     pub fn derived_backlog_entries(&self) -> usize {
         let waiting = self.dispatched_entries - self.writer.written_entries();
         usize::try_from(waiting).expect("they are in memory")
+    }
+
+    /// How much is held and how far everything has come.
+    pub fn load(&self) -> StoreLoad {
+        let confirm_offset = self.reader.confirm_offset.get();
+        StoreLoad {
+            confirm_offset: confirm_offset.get(),
+            log_min: self.reader.log_min.get(),
+            dispatch_behind_bytes: confirm_offset.get().saturating_sub(self.writer.written().get()),
+            derived_backlog_entries: self.derived_backlog_entries() as u64,
+            dispatched_entries: self.dispatched_entries,
+            hot_tail_bytes: self.reader.tail.borrow().memory_bytes() as u64,
+            cold: self.reader.cold.load(),
+        }
     }
 
     /// First and next offset of a queue; `None` while it never had a message.

@@ -20,6 +20,7 @@ use super::operation::{Entry, Operation, OperationKey, Operations, Owned};
 use super::receive_buffers::ReceiveBuffers;
 use super::timers::Timers;
 use super::waking::Waking;
+use crate::load::{Load, LoadMeter};
 
 /// Completions that fit before the kernel keeps them back, per submission entry.
 const COMPLETIONS_PER_ENTRY: u32 = 16;
@@ -66,6 +67,7 @@ pub(crate) struct Core {
     is_ending: Cell<bool>,
     spin: Duration,
     turn_began: Cell<Instant>,
+    load: LoadMeter,
 }
 
 /// Makes the ring of a core as this backend needs it.
@@ -104,6 +106,7 @@ pub(crate) fn run(depth: u32, spin: Duration, main: impl Future<Output = ()> + '
         is_ending: Cell::new(false),
         spin,
         turn_began: Cell::new(Instant::now()),
+        load: LoadMeter::default(),
     });
     assert!(current().is_none(), "a thread is one core");
     CURRENT.set(Some(Rc::clone(&core)));
@@ -172,6 +175,10 @@ impl Core {
     /// Whether this turn has taken so long that others should have theirs.
     pub(crate) fn is_turn_over(&self) -> bool {
         self.turn_began.get().elapsed() > TURN_MAX
+    }
+
+    pub(crate) fn load(&self) -> Load {
+        self.load.load()
     }
 
     pub(crate) async fn sleep(&self, duration: Duration) {
@@ -264,9 +271,12 @@ impl Core {
         });
         let mut completed = Vec::new();
         let mut idle_since = None;
+        let (mut waited_from, mut was_idle) = (None, true);
         loop {
-            self.turn_began.set(Instant::now());
+            let now = Instant::now();
+            self.load.turn_ended(self.turn_began.replace(now), waited_from, now, was_idle);
             let has_worked = self.run_ready();
+            was_idle = !has_worked;
             if has_ended.get() {
                 return;
             }
@@ -275,7 +285,8 @@ impl Core {
                 idle_since = None;
             }
             let may_wait = is_idle && self.has_spun(&mut idle_since) && self.waking.prepare_to_sleep();
-            self.enter(may_wait);
+            waited_from = may_wait.then(Instant::now);
+            self.enter(waited_from);
             self.waking.awake();
             self.wake_after_entering(&mut completed);
         }
@@ -295,8 +306,9 @@ impl Core {
         true
     }
 
-    /// Submits what was asked for, and waits for a completion, a sleep's end or another thread if `may_wait`.
-    fn enter(&self, may_wait: bool) {
+    /// Submits what was asked for, and if it may, waits from now on for a completion, a sleep's end or another thread.
+    fn enter(&self, may_wait_from: Option<Instant>) {
+        let may_wait = may_wait_from.is_some();
         let mut ring = self.ring.borrow_mut();
         if !may_wait && {
             let submission = ring.submission();
@@ -304,7 +316,8 @@ impl Core {
         } {
             return;
         }
-        let first = if may_wait { self.timers.borrow().until_first(Instant::now()) } else { None };
+        let first = may_wait_from.and_then(|now| self.timers.borrow().until_first(now));
+        self.load.entered_kernel();
         let timeout = first.map(|wait| Timespec::new().sec(wait.as_secs()).nsec(wait.subsec_nanos()));
         let submitter = ring.submitter();
         let entered = match &timeout {
@@ -405,7 +418,7 @@ impl Core {
             unsafe { self.push(&everything.clone().user_data(IGNORED)) };
             let mut look_again = pin!(self.sleep(LAST_LOOK_INTERVAL));
             assert!(look_again.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-            self.enter(true);
+            self.enter(Some(Instant::now()));
             self.wake_after_entering(&mut completed);
         }
         false

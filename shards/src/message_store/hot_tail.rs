@@ -28,6 +28,11 @@ impl HotTail {
         self.blocks.push_back(block);
     }
 
+    /// Memory of the blocks, bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Where the tail starts; `None` when it is empty.
     pub(crate) fn start(&self) -> Option<PhysicalOffset> {
         self.blocks.front().map(TailBlock::start)
