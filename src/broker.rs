@@ -11,6 +11,7 @@ pub mod delay_offset;
 pub mod delay_schedule;
 pub mod held_pulls;
 pub mod name;
+pub mod observation;
 pub mod producer_table;
 pub mod queue_lock;
 pub mod subscription_group;
@@ -29,6 +30,8 @@ use shards::message_store::{MessageStore, StoreExit};
 use shards::position::QueueOffset;
 use shards::side_writer::{ConfigWriteError, SideWriter};
 
+use crate::metrics::observer::Observer;
+use crate::metrics::traffic::Traffic;
 use crate::remoting::body::topic::{DataVersion, TopicConfig};
 use crate::remoting::request::HeaderError;
 use append_queue::AppendQueue;
@@ -131,6 +134,9 @@ pub struct Broker {
     pub unique_keys: UniqueKeys,
     /// Memory in which a send makes its stored properties; what is in it means nothing to the next one.
     pub properties: Vec<u8>,
+    pub traffic: Traffic,
+    /// The counters of this core, which its brokers share.
+    pub observer: Rc<Observer>,
     pub outside: Rc<dyn Outside>,
     /// When this broker was opened, milliseconds since the epoch.
     pub opened_ms: i64,
@@ -208,6 +214,8 @@ impl Broker {
         Ok(Rc::new(RefCell::new(Self {
             unique_keys: UniqueKeys::new(identity.addr),
             properties: Vec::new(),
+            traffic: Traffic::default(),
+            observer: Rc::default(),
             identity,
             settings,
             store,

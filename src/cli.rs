@@ -6,13 +6,18 @@ mod machine;
 pub mod receive;
 pub mod send;
 pub mod serve;
+pub mod slow;
+pub mod stages;
 pub mod topic;
 pub mod tune;
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::metrics;
 
 /// RingMQ: a durable message broker that Apache RocketMQ clients talk to.
 ///
@@ -34,6 +39,16 @@ enum Command {
     Cores(cores::Args),
     Check(check::Args),
     Tune(tune::Args),
+    Slow(slow::Args),
+    Stages(stages::Args),
+}
+
+/// Where a running node serves its metrics.
+#[derive(Debug, clap::Args)]
+pub struct MetricsAddress {
+    /// Address of a running node's metrics page.
+    #[arg(long, value_name = "ADDR", default_value_t = SocketAddr::from(([127, 0, 0, 1], metrics::DEFAULT_PORT)))]
+    metrics: SocketAddr,
 }
 
 /// How a command prints.
@@ -54,9 +69,11 @@ impl Cli {
             Command::Send(args) => send::run(args).map_err(Into::into),
             Command::Receive(args) => receive::run(args).map_err(Into::into),
             Command::Topic(args) => topic::run(args).map_err(Into::into),
-            Command::Cores(args) => cores::run(args).map_err(Into::into),
+            Command::Cores(args) => cores::run(args),
             Command::Check(args) => check::run(args).map_err(Into::into),
             Command::Tune(args) => tune::run(args).map_err(Into::into),
+            Command::Slow(args) => slow::run(args).map_err(Into::into),
+            Command::Stages(args) => stages::run(args).map_err(Into::into),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use runtime::executor::Backend;
 use shards::limits;
 
+use crate::metrics;
 use placement::PlacementError;
 use text::ConfigText;
 
@@ -43,6 +44,10 @@ pub struct Config {
     pub flush: FlushDiskType,
     /// What the cores run on; the best that the kernel can when nothing was asked for.
     pub runtime: Option<Backend>,
+    /// Where metrics are served on the loopback interface; `None` when they are not.
+    pub metrics_port: Option<MetricsPort>,
+    /// Measure the time of every stage of every message from the start.
+    pub stages: bool,
     /// Size of one CommitLog file, bytes.
     pub segment_bytes: u64,
     /// Read-ahead cache for old data, bytes per shard.
@@ -52,6 +57,21 @@ pub struct Config {
     /// Queues of TBW102, the most that an automatically made topic gets on one shard.
     pub default_topic_queues: u32,
     pub cores: Vec<CoreConfig>,
+}
+
+/// The port of the metrics page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricsPort {
+    pub number: u16,
+    /// It stands in the configuration.
+    pub was_asked_for: bool,
+}
+
+impl MetricsPort {
+    fn of(text: Option<u16>) -> Option<Self> {
+        let number = text.unwrap_or(metrics::DEFAULT_PORT);
+        (number != 0).then_some(Self { number, was_asked_for: text.is_some() })
+    }
 }
 
 /// One core: its CPU, the shard halves that live on it, and its budgets.
@@ -128,6 +148,8 @@ impl Config {
             shards,
             flush: text.flush_disk_type.unwrap_or_default(),
             runtime: text.runtime,
+            metrics_port: MetricsPort::of(text.metrics_port),
+            stages: text.stages.unwrap_or(false),
             segment_bytes,
             cold_cache_bytes,
             auto_create_topic: text.auto_create_topic_enable.unwrap_or(true),

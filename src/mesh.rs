@@ -77,6 +77,11 @@ impl Mesh {
         }
     }
 
+    /// Messages that other cores have no room for.
+    pub fn waiting(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.waiting.borrow().len()).sum()
+    }
+
     async fn send_waiting(self, core: usize) {
         let lane = &self.lanes[core];
         loop {

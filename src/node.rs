@@ -9,7 +9,7 @@ pub mod service;
 pub mod watchdog;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -26,12 +26,13 @@ use shards::message_store::MessageStoreConfig;
 use shards::recovery::{RecoveredShard, RecoveryError, RecoveryProgress, ShardConfig, recover_shard};
 use shards::side_writer::SideWriter;
 use shards::store_dir::{StoreDir, StoreDirError};
-use tracing::info;
+use tracing::{info, warn};
 
 use self::core::{CoreReport, CoreStart, LogStart, NameServerStart, Places, ServeStart};
 use crate::broker::{Identity, Settings};
 use crate::config::{Config, FlushDiskType};
 use crate::mesh::message::{Message, StopStep};
+use crate::metrics::{self, Ask};
 use crate::transport::Listener;
 use watchdog::Turns;
 
@@ -95,6 +96,10 @@ impl Node {
         let turns: Vec<_> = config.cores.iter().map(|_| Turns::start()).collect();
         watchdog::start(turns.clone())?;
         let (senders, starts) = lay_out(&config, &store, listeners, recovered, &turns)?;
+        if let Some(listener) = bind_metrics(&config)? {
+            let cores = ObservedCores { senders: senders.clone(), turns: turns.clone() };
+            metrics::http::start(listener, Arc::new(cores))?;
+        }
         let backend = config.runtime.unwrap_or_else(Backend::best);
         info!(%backend, cores = config.cores.len(), "starting");
         let mut cores = Vec::new();
@@ -207,6 +212,48 @@ fn bind(config: &Config) -> io::Result<Listeners> {
     })
 }
 
+/// The address of the metrics page, unless it is switched off. That its port is taken is no reason not to start, unless it was asked for.
+fn bind_metrics(config: &Config) -> io::Result<Option<TcpListener>> {
+    let Some(port) = config.metrics_port else { return Ok(None) };
+    let address = SocketAddr::from(([127, 0, 0, 1], port.number));
+    match TcpListener::bind(address) {
+        Ok(listener) => {
+            info!("metrics on http://{address}/metrics");
+            Ok(Some(listener))
+        }
+        Err(error) if port.was_asked_for => {
+            let text = format!(
+                "cannot serve metrics on {address}: {error}; choose another metrics_port, or 0 for none"
+            );
+            Err(io::Error::new(error.kind(), text))
+        }
+        Err(error) => {
+            warn!(%error, "no metrics: {address} cannot be listened on; set metrics_port");
+            Ok(None)
+        }
+    }
+}
+
+/// The cores, as the metrics page reaches them.
+struct ObservedCores {
+    senders: Vec<MailSender<Message>>,
+    turns: Vec<Arc<Turns>>,
+}
+
+impl metrics::http::Cores for ObservedCores {
+    fn count(&self) -> usize {
+        self.senders.len()
+    }
+
+    fn ask(&self, core: usize, ask: Ask) -> bool {
+        self.senders[core].try_send(Message::Observe(Box::new(ask))).is_ok()
+    }
+
+    fn longest_stall_ms(&self, core: usize) -> u64 {
+        self.turns[core].longest_stall_ms()
+    }
+}
+
 /// Recovers every shard, all at the same time: each has its own files.
 fn recover(config: &Config, store: &StoreDir) -> Result<Vec<RecoveredShard>, NodeError> {
     let shard_config = ShardConfig::new(store.segment_bytes());
@@ -248,6 +295,7 @@ fn lay_out(
         log_core: (0..config.shards).map(|shard| config.log_core(shard)).collect(),
         serve_core: (0..config.shards).map(|shard| config.serve_core(shard)).collect(),
         name_server_core: NAME_SERVER_CORE,
+        broker_names: (0..config.shards).map(|shard| config.broker_name(shard)).collect(),
         turns: turns.to_vec(),
     });
     let (senders, mailboxes): (Vec<_>, Vec<Mailbox<Message>>) =
@@ -257,6 +305,8 @@ fn lay_out(
         let (reports, received) = flume::unbounded();
         let start = CoreStart {
             index,
+            cpu: core.cpu,
+            stages: config.stages,
             places: Arc::clone(&places),
             senders: senders.clone(),
             mailbox,

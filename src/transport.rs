@@ -68,6 +68,7 @@ pub struct Connection {
     /// A request is being served that has to wait for something.
     is_deferring: Cell<bool>,
     last_moved: Cell<Instant>,
+    last_read: Cell<Instant>,
     next_opaque: Cell<i32>,
     task: RefCell<Option<Waker>>,
 }
@@ -117,6 +118,7 @@ impl Connection {
             closed: Cell::new(false),
             is_deferring: Cell::new(false),
             last_moved: Cell::new(Instant::now()),
+            last_read: Cell::new(Instant::now()),
             next_opaque: Cell::new(0),
             task: RefCell::default(),
         })
@@ -133,6 +135,11 @@ impl Connection {
 
     pub fn is_closed(&self) -> bool {
         self.closed.get()
+    }
+
+    /// When something was last read from it. For a request that is being served: when its last bytes came, or later.
+    pub fn last_read(&self) -> Instant {
+        self.last_read.get()
     }
 
     /// Pushes a response whose body is `body`; nothing when the request was oneway.
@@ -322,6 +329,11 @@ impl Server {
         self.connections.borrow().len()
     }
 
+    /// Request bytes that are taken and not answered, over all connections.
+    pub fn in_flight_bytes(&self) -> usize {
+        self.connections.borrow().values().map(|connection| connection.in_flight_bytes.get()).sum()
+    }
+
     /// Answers that are pushed and not yet handed to the kernel, bytes over all connections.
     pub fn unsent_bytes(&self) -> usize {
         self.connections.borrow().values().map(|connection| connection.output.borrow().bytes()).sum()
@@ -485,7 +497,9 @@ impl Driver<'_> {
         match ready!(self.stream.poll_receive(context, &mut self.input)) {
             Ok(0) => Poll::Ready(Err(End::ByPeer)),
             Ok(_) => {
-                self.connection.last_moved.set(Instant::now());
+                let now = Instant::now();
+                self.connection.last_moved.set(now);
+                self.connection.last_read.set(now);
                 Poll::Ready(Ok(()))
             }
             Err(error) => Poll::Ready(Err(End::Io(error))),

@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::BytesMut;
 use runtime::task::Signal;
@@ -21,6 +22,7 @@ use shards::record::{RecordError, RecordFields};
 use smallvec::SmallVec;
 
 use crate::broker::delay_schedule::DelayLevel;
+use crate::metrics::traffic::{MessageType, TopicTraffic};
 use crate::remoting::response::ReplyTo;
 use crate::transport::Connection;
 
@@ -57,6 +59,22 @@ pub struct WaitingProducer {
     pub queue_id: u32,
     /// The message's `UNIQ_KEY`, answered as `transactionId`; empty when there is none. It fits inline for IPv4 clients.
     pub unique_key: SmallVec<[u8; 32]>,
+    /// Where the messages are counted when they are stored.
+    pub traffic: Rc<TopicTraffic>,
+    pub message_type: MessageType,
+}
+
+/// What is known of a push when its results are there.
+#[derive(Clone, Copy, Debug)]
+pub struct Trip {
+    /// When its request was read; of the broker's own pushes, when they were made.
+    pub arrived: Instant,
+    /// When the batch of its last record left for the log core.
+    pub taken: Instant,
+    /// Of its encoded records.
+    pub bytes: usize,
+    /// The place of its last result among those that were given together.
+    pub last_outcome: usize,
 }
 
 /// How the records of one push ended.
@@ -92,6 +110,8 @@ pub struct AppendQueue {
     waiting: VecDeque<Entry>,
     /// Bytes taken by the driver and without a result.
     in_flight_bytes: usize,
+    /// Batches with the log core that have records without a result, in order.
+    batches: VecDeque<SentBatch>,
     ready: Rc<Signal>,
 }
 
@@ -100,9 +120,17 @@ struct Entry {
     waiting: Waiting,
     /// Records whose result is still to come.
     outstanding: u32,
+    arrived: Instant,
     bytes: usize,
     placements: SmallVec<[Placement; 1]>,
     refusal: Option<AppendRefusal>,
+}
+
+#[derive(Debug)]
+struct SentBatch {
+    /// Records whose result is still to come.
+    outstanding: u32,
+    taken: Instant,
 }
 
 impl AppendQueue {
@@ -159,12 +187,17 @@ impl AppendQueue {
         }
         assert!(outstanding > 0, "a push has at least one record");
         let bytes = self.records.len() - start;
-        if let Some(connection) = waiting.connection() {
-            connection.add_in_flight(bytes);
-        }
+        let arrived = match waiting.connection() {
+            Some(connection) => {
+                connection.add_in_flight(bytes);
+                connection.last_read()
+            }
+            None => Instant::now(),
+        };
         self.waiting.push_back(Entry {
             waiting,
             outstanding,
+            arrived,
             bytes,
             placements: SmallVec::new(),
             refusal: None,
@@ -183,7 +216,9 @@ impl AppendQueue {
         }
         let records = self.records.split().freeze();
         self.in_flight_bytes += records.len();
-        Some(AppendBatch { records, count: std::mem::take(&mut self.count) })
+        let count = std::mem::take(&mut self.count);
+        self.batches.push_back(SentBatch { outstanding: count, taken: Instant::now() });
+        Some(AppendBatch { records, count })
     }
 
     /// Pairs results with who waits for them. `done` is called for each push that has all its results now, in push order.
@@ -194,10 +229,11 @@ impl AppendQueue {
     pub fn complete(
         &mut self,
         outcomes: impl IntoIterator<Item = AppendOutcome>,
-        mut done: impl FnMut(Waiting, Completion),
+        mut done: impl FnMut(Waiting, Completion, &Trip),
     ) {
         let was_full = self.in_flight_bytes >= APPEND_IN_FLIGHT_BYTES_MAX;
-        for outcome in outcomes {
+        for (last_outcome, outcome) in outcomes.into_iter().enumerate() {
+            let taken = self.batch_of_next_result();
             let entry = self.waiting.front_mut().expect("a result belongs to a push that still waits");
             match outcome {
                 AppendOutcome::Placed(placement) => entry.placements.push(placement),
@@ -217,11 +253,23 @@ impl AppendQueue {
                 None => Completion::Placed(entry.placements),
                 Some(refusal) => Completion::Refused(refusal),
             };
-            done(entry.waiting, completion);
+            let Entry { arrived, bytes, .. } = entry;
+            done(entry.waiting, completion, &Trip { arrived, taken, bytes, last_outcome });
         }
         if was_full && self.count > 0 {
             self.ready.raise();
         }
+    }
+
+    /// When the batch left to which the next result belongs.
+    fn batch_of_next_result(&mut self) -> Instant {
+        let batch = self.batches.front_mut().expect("a result comes only for records taken");
+        let taken = batch.taken;
+        batch.outstanding -= 1;
+        if batch.outstanding == 0 {
+            self.batches.pop_front();
+        }
+        taken
     }
 }
 
@@ -231,6 +279,7 @@ mod tests {
     use shards::record::RecordView;
 
     use super::*;
+    use crate::metrics::traffic::Traffic;
     use crate::remoting::frame::SerializeType;
     use crate::transport::ConnectionId;
 
@@ -254,7 +303,16 @@ mod tests {
     fn producer(opaque: i32) -> Waiting {
         let connection = Connection::detached(ConnectionId(1), "127.0.0.1:4000".parse().expect("an address"));
         let reply_to = ReplyTo { opaque, serialize_type: SerializeType::Json, oneway: false };
-        Waiting::Producer(WaitingProducer { connection, reply_to, queue_id: 0, unique_key: SmallVec::new() })
+        let traffic = Traffic::default().topic("t", || false);
+        let (unique_key, message_type) = (SmallVec::new(), MessageType::Normal);
+        Waiting::Producer(WaitingProducer {
+            connection,
+            reply_to,
+            queue_id: 0,
+            unique_key,
+            traffic,
+            message_type,
+        })
     }
 
     fn opaque(waiting: &Waiting) -> i32 {
@@ -278,7 +336,7 @@ mod tests {
 
     fn complete(queue: &mut AppendQueue, outcomes: Vec<AppendOutcome>) -> Vec<(i32, Completion)> {
         let mut done = Vec::new();
-        queue.complete(outcomes, |waiting, completion| done.push((opaque(&waiting), completion)));
+        queue.complete(outcomes, |waiting, completion, _| done.push((opaque(&waiting), completion)));
         done
     }
 

@@ -97,7 +97,8 @@ impl ConsumerOffsetTable {
         self.pairs().filter_map(move |(of, group)| (of == topic).then_some(group))
     }
 
-    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+    /// Every topic with a group that has offsets of it.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.offsets.keys().filter_map(|key| key.split_once('@'))
     }
 

@@ -16,6 +16,7 @@ use shards::message_store::TagFilter;
 use shards::position::QueueOffset;
 use smallvec::SmallVec;
 
+use crate::metrics::traffic::GroupTraffic;
 use crate::remoting::response::ReplyTo;
 use crate::transport::{Connection, ConnectionId};
 
@@ -33,6 +34,8 @@ pub struct HeldPull {
     /// Told with the answer.
     pub topic_sys_flag: i32,
     pub group_sys_flag: i32,
+    /// Where what it gets is counted.
+    pub traffic: Rc<GroupTraffic>,
 }
 
 /// A message that can be read from now on.
@@ -202,6 +205,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::metrics::traffic::Traffic;
     use crate::remoting::frame::SerializeType;
 
     fn pull(connection: u64, topic: &str, queue_id: u32, offset: u64, filter: TagFilter) -> HeldPull {
@@ -217,6 +221,7 @@ mod tests {
             filter,
             topic_sys_flag: 0,
             group_sys_flag: 0,
+            traffic: Traffic::default().group(topic, "g", || false),
         }
     }
 

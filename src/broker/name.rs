@@ -71,6 +71,11 @@ fn check(what: &'static str, name: &str, bytes_max: usize) -> Result<(), NameErr
     Ok(())
 }
 
+/// Whether a group is a broker's or a tool's own, however it is written.
+pub fn is_system_group(name: &str) -> bool {
+    name.get(..SYSTEM_GROUP_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(SYSTEM_GROUP_PREFIX))
+}
+
 /// Whether a topic is a broker's own whatever the broker is called; [`super::topic_table::TopicTable::is_system`] knows the rest.
 pub fn is_system_topic(name: &str) -> bool {
     SYSTEM_TOPICS.contains(&name) || name.starts_with(SYSTEM_TOPIC_PREFIX)

@@ -66,6 +66,11 @@ impl ProducerTable {
         self.groups.get(group).map(|members| members.values())
     }
 
+    /// All producers, once for each of their groups.
+    pub fn all_members(&self) -> impl Iterator<Item = &Rc<Member>> {
+        self.groups.values().flat_map(BTreeMap::values)
+    }
+
     /// Connected producers, counted once for each group.
     pub fn len(&self) -> usize {
         self.groups.values().map(BTreeMap::len).sum()

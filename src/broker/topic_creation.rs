@@ -116,6 +116,7 @@ pub async fn remove_topic(broker: BrokerCell, topic: String, now_ms: i64) -> Res
         broker.offsets.remove_topic(&topic, now_ms);
         if was_there {
             broker.store.delete_topic(&topic);
+            broker.traffic.forget_topic(&topic);
         }
         (was_there, broker.topics.generation())
     };

@@ -74,6 +74,9 @@ pub struct Overrides {
     /// What the cores run on: ring, our own loop over io_uring, or glommio [default: ring where the kernel is new enough].
     #[arg(long)]
     pub runtime: Option<Backend>,
+    /// Port of the metrics page on 127.0.0.1, 0 for none [default: 5557].
+    #[arg(long)]
+    pub metrics_port: Option<u16>,
 }
 
 impl Overrides {
@@ -87,6 +90,7 @@ impl Overrides {
             shards: self.shards,
             flush_disk_type: self.flush,
             runtime: self.runtime,
+            metrics_port: self.metrics_port,
             ..ConfigText::default()
         }
     }

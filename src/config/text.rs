@@ -31,6 +31,8 @@ pub struct ConfigText {
     pub shards: Option<u32>,
     pub placement: Option<Placement>,
     pub runtime: Option<Backend>,
+    pub metrics_port: Option<u16>,
+    pub stages: Option<bool>,
     #[serde(rename = "flushDiskType")]
     pub flush_disk_type: Option<FlushDiskType>,
     #[serde(rename = "mappedFileSizeCommitLog")]
@@ -71,7 +73,7 @@ pub struct WriteBuffersText {
     pub count: Option<usize>,
 }
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 21] = [
     "node_name",
     "brokerClusterName",
     "host",
@@ -82,6 +84,8 @@ const KEYS: [&str; 19] = [
     "shards",
     "placement",
     "runtime",
+    "metrics_port",
+    "stages",
     "flushDiskType",
     "mappedFileSizeCommitLog",
     "autoCreateTopicEnable",
@@ -191,6 +195,8 @@ impl ConfigText {
             shards: other.shards.or(self.shards),
             placement: other.placement.or(self.placement),
             runtime: other.runtime.or(self.runtime),
+            metrics_port: other.metrics_port.or(self.metrics_port),
+            stages: other.stages.or(self.stages),
             flush_disk_type: other.flush_disk_type.or(self.flush_disk_type),
             mapped_file_size_commit_log: other
                 .mapped_file_size_commit_log

@@ -3,6 +3,7 @@
 use shards::append::{AppendBatch, Committed};
 
 use crate::broker::BrokerRegistration;
+use crate::metrics::Ask;
 use crate::remoting::body::topic::TopicConfig;
 
 /// A message from one core, or from the node's main thread, to a core. A full mailbox makes the sender's queue grow, never
@@ -18,6 +19,8 @@ pub enum Message {
     Register(Box<BrokerRegistration>),
     /// Serve core → serve core of `shard`: a topic was made by a first send on another shard of the set.
     CreateTopic { shard: u32, config: Box<TopicConfig> },
+    /// Thread of the metrics page → every core: how it is. Answered through the channel in it, or not at all when that is gone.
+    Observe(Box<Ask>),
     /// Main thread → every core: the next step of a clean stop. The core reports to the main thread when it is done.
     Stop(StopStep),
 }

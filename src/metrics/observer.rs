@@ -68,18 +68,17 @@ impl Observer {
         }
     }
 
-    /// A pull that came at `arrived` was read from the disk since `began` and is answered.
-    pub fn read_from_disk(&self, arrived: Instant, began: Instant, subject: Subject) {
+    /// A pull was read from the disk since `began` and is answered.
+    pub fn read_from_disk(&self, began: Instant, subject: Subject) {
         let ended = Instant::now();
         let mut stages = StageTimes::default();
-        stages[Stage::Queue as usize] = nanos(began.saturating_duration_since(arrived));
-        stages[Stage::Disk as usize] = nanos(ended - began);
+        let total_ns = nanos(ended - began);
+        stages[Stage::Disk as usize] = total_ns;
         if self.stages_on.get()
             && let Some(histograms) = &mut *self.stages.borrow_mut()
         {
-            histograms.record(Stage::Disk, stages[Stage::Disk as usize]);
+            histograms.record(Stage::Disk, total_ns);
         }
-        let total_ns = nanos(ended.saturating_duration_since(arrived));
         let mut slow = self.slow.borrow_mut();
         slow.turn_over(ended);
         if slow.takes(total_ns) {

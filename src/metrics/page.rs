@@ -217,11 +217,8 @@ impl NodeSnapshot {
             })
         });
         page.gauges("rocketmq_consumer_connections", "Consumers that are connected", consumers)?;
-        let watermarks = self.shards().flat_map(|(_, shard)| {
-            let of = |processor: &str, waiting| {
-                (of_broker(shard, [("processor", processor.to_owned())]), waiting as f64)
-            };
-            [of("send", shard.appends_waiting), of("pull", shard.held_pulls)]
+        let watermarks = self.shards().map(|(_, shard)| {
+            (of_broker(shard, [("processor", "send".to_owned())]), shard.appends_waiting as f64)
         });
         page.gauges("rocketmq_processor_watermark", "Requests that wait for their answer", watermarks)?;
         let by_shard = |value: fn(&ShardSnapshot) -> usize| {
@@ -538,13 +535,13 @@ mod tests {
     #[test]
     fn times_and_numbers_are_cut_into_buckets_that_hold_everything_once() {
         let meter = Meter::default();
-        [0, 1_000, 5_000, 1 << 40].map(|ns| meter.record(ns));
+        [0, 1_000, 5_000, 1 << 40].iter().for_each(|&ns| meter.record(ns));
         let histogram = seconds(&meter.distribution());
         assert_eq!(histogram.buckets.iter().map(|(_, count)| count).sum::<u64>(), 4);
         assert_eq!((histogram.buckets[0].1, histogram.buckets[2].1, histogram.buckets[13].1), (2, 1, 1));
         assert!((histogram.buckets[0].0 - 1.023e-6).abs() < 1e-12);
         let records = Meter::default();
-        [1, 2, 3, 4].map(|count| records.record(count));
+        (1..=4).for_each(|count| records.record(count));
         let histogram = numbers(&records.distribution(), &RECORD_POWERS);
         assert_eq!(histogram.buckets[..3], [(1.0, 1), (3.0, 2), (7.0, 1)]);
     }

@@ -77,8 +77,14 @@ impl TopicTraffic {
         add(&traffic.sizes[bucket], messages);
     }
 
+    /// Whether it is a group's own, which RocketMQ counts nowhere.
+    fn is_of_group(&self) -> bool {
+        self.name.starts_with("%RETRY%") || self.name.starts_with("%DLQ%")
+    }
+
     fn samples(&self) -> impl Iterator<Item = TopicSample> {
-        MessageType::ALL.iter().zip(&self.types).filter(|(_, traffic)| traffic.messages.get() > 0).map(
+        let shown = |traffic: &TypeTraffic| traffic.messages.get() > 0 && !self.is_of_group();
+        MessageType::ALL.iter().zip(&self.types).filter(move |(_, traffic)| shown(traffic)).map(
             |(message_type, traffic)| TopicSample {
                 topic: self.name.to_string(),
                 is_system: self.is_system,
@@ -132,6 +138,8 @@ pub struct Traffic {
     /// Pulls whose messages all were in memory, and those that had to read the disk.
     hot_reads: Cell<u64>,
     cold_reads: Cell<u64>,
+    /// Where the log started when it was last looked at, and when its first message was stored, milliseconds since the epoch.
+    pub oldest: Cell<Option<(u64, i64)>>,
 }
 
 impl Default for Traffic {
@@ -145,6 +153,7 @@ impl Default for Traffic {
             other_topics,
             hot_reads: Cell::new(0),
             cold_reads: Cell::new(0),
+            oldest: Cell::new(None),
         }
     }
 }

@@ -20,9 +20,14 @@ use tracing::{error, warn};
 use super::service::{BrokerService, NameServerService};
 use super::watchdog::{Activity, Turns};
 use crate::broker::topic_creation::create_topic_from_elsewhere;
-use crate::broker::{self, Broker, BrokerCell, BrokerRegistration, Identity, Outside, Settings};
+use crate::broker::{
+    self, Broker, BrokerCell, BrokerRegistration, Identity, Outside, Settings, observation, wall_clock_ms,
+};
 use crate::mesh::Mesh;
 use crate::mesh::message::{Message, StopStep};
+use crate::metrics::observer::Observer;
+use crate::metrics::snapshot::{CoreSnapshot, LogSnapshot};
+use crate::metrics::{Ask, thread_time};
 use crate::namesrv::{NameServer, NameServerCell};
 use crate::processor;
 use crate::remoting::body::topic::TopicConfig;
@@ -40,6 +45,8 @@ pub struct Places {
     /// By shard.
     pub serve_core: Vec<usize>,
     pub name_server_core: usize,
+    /// The broker names, by shard.
+    pub broker_names: Vec<String>,
     /// The marks of every core.
     pub turns: Vec<Arc<Turns>>,
 }
@@ -77,6 +84,10 @@ pub struct NameServerStart {
 #[derive(Debug)]
 pub struct CoreStart {
     pub index: usize,
+    /// The CPU that the core is pinned to.
+    pub cpu: usize,
+    /// Measure the time of every stage from the start.
+    pub stages: bool,
     pub places: Arc<Places>,
     pub senders: Vec<MailSender<Message>>,
     pub mailbox: Mailbox<Message>,
@@ -100,6 +111,13 @@ pub enum CoreReport {
 
 /// A running core.
 struct Core {
+    index: usize,
+    cpu: usize,
+    /// The core's thread, below `/proc`.
+    thread: String,
+    places: Arc<Places>,
+    mailbox: Mailbox<Message>,
+    observer: Rc<Observer>,
     mesh: Mesh,
     logs: RefCell<HashMap<u32, RunningLog>>,
     brokers: RefCell<HashMap<u32, BrokerCell>>,
@@ -118,13 +136,20 @@ struct RunningLog {
 
 /// Runs a core until it is stopped.
 pub async fn run(start: CoreStart) {
-    let CoreStart { index, places, senders, mailbox, block_pool, logs, serves, name_server, reports } = start;
+    let CoreStart { index, cpu, stages, places, senders, mailbox, .. } = start;
+    let CoreStart { block_pool, logs, serves, name_server, reports, .. } = start;
     let turns = Arc::clone(&places.turns[index]);
     task::spawn(Arc::clone(&turns).mark());
     let core = Rc::new_cyclic(|core: &Weak<Core>| {
         let core = core.clone();
         let handler = move |message| core.upgrade().expect("a core outlives its mesh").handle(message);
         Core {
+            index,
+            cpu,
+            thread: thread_time::this_thread(),
+            places: Arc::clone(&places),
+            mailbox,
+            observer: Rc::default(),
             mesh: Mesh::bind(index, senders, Rc::new(handler)),
             logs: RefCell::default(),
             brokers: RefCell::default(),
@@ -136,12 +161,13 @@ pub async fn run(start: CoreStart) {
             reports,
         }
     });
+    core.observer.set_stages(stages);
     let report = match core.open(&places, block_pool, logs, serves, name_server).await {
         Ok(()) => CoreReport::Ready,
         Err(error) => CoreReport::Failed(error),
     };
     core.report(report);
-    task::spawn(Rc::clone(&core).serve_mailbox(mailbox));
+    task::spawn(Rc::clone(&core).serve_mailbox());
     core.ended.wait().await;
 }
 
@@ -198,6 +224,7 @@ impl Core {
             outside,
         )
         .map_err(|error| format!("shard {shard}: {error}"))?;
+        broker.borrow_mut().observer = Rc::clone(&self.observer);
         self.brokers.borrow_mut().insert(shard, Rc::clone(&broker));
         processor::upkeep::start(&broker);
         let log_core = places.log_core[shard as usize];
@@ -207,10 +234,10 @@ impl Core {
         Ok(())
     }
 
-    async fn serve_mailbox(self: Rc<Self>, mailbox: Mailbox<Message>) {
-        while let Some(message) = mailbox.receive().await {
+    async fn serve_mailbox(self: Rc<Self>) {
+        while let Some(message) = self.mailbox.receive().await {
             self.handle(message);
-            while let Some(message) = mailbox.receive_ready() {
+            while let Some(message) = self.mailbox.receive_ready() {
                 self.handle(message);
             }
             task::yield_if_needed().await;
@@ -240,7 +267,67 @@ impl Core {
                 Some(broker) => create_topic_from_elsewhere(&broker, *config),
                 None => self.came_too_late(shard, "a topic"),
             },
+            Message::Observe(ask) => task::spawn(Rc::clone(self).observe(*ask)),
             Message::Stop(step) => task::spawn(Rc::clone(self).stop(step)),
+        }
+    }
+
+    /// Tells how this core is. Other tasks go on between the parts of it that take long.
+    async fn observe(self: Rc<Self>, ask: Ask) {
+        if let Some(on) = ask.want.set_stages {
+            self.observer.set_stages(on);
+        }
+        let mut snapshot = self.counters();
+        let brokers: Vec<_> =
+            self.brokers.borrow().iter().map(|(shard, broker)| (*shard, Rc::clone(broker))).collect();
+        for (shard, broker) in brokers {
+            snapshot.shards.push(observation::observe(&broker, shard, ask.want.series).await);
+            task::yield_if_needed().await;
+        }
+        if ask.want.slow {
+            let (now, wall_ms) = (Instant::now(), wall_clock_ms());
+            for slow in self.observer.slowest() {
+                snapshot.slow.push(slow.describe(self.index, now, wall_ms));
+                task::yield_if_needed().await;
+            }
+        }
+        // Whoever asked may have given up; nobody waits for it then.
+        let _ = ask.answer.try_send(snapshot);
+    }
+
+    fn counters(&self) -> CoreSnapshot {
+        let of_servers = |count: fn(&Server) -> usize| -> usize {
+            self.servers.borrow().iter().map(|server| count(server)).sum()
+        };
+        let logs = self.logs.borrow();
+        let log = |(&shard, running): (&u32, &RunningLog)| {
+            let status = running.log.status();
+            LogSnapshot {
+                shard,
+                broker: self.places.broker_names[shard as usize].clone(),
+                failed: status.failed.is_some(),
+                disk_full: status.disk_full.is_some(),
+                load: running.log.load(),
+                prewrite_waits: status.prewrite_waits,
+            }
+        };
+        CoreSnapshot {
+            core: self.index,
+            cpu: self.cpu,
+            thread: self.thread.clone(),
+            load: runtime::load::of_this_core(),
+            mailbox_messages: self.mailbox.waiting(),
+            outgoing_messages: self.mesh.waiting(),
+            hops: self.mailbox.hops(),
+            connections: of_servers(Server::connection_count),
+            in_flight_bytes: of_servers(Server::in_flight_bytes),
+            unsent_bytes: of_servers(Server::unsent_bytes),
+            sends: self.observer.sends(),
+            stages_on: self.observer.has_stages(),
+            stages: self.observer.stages(),
+            logs: logs.iter().map(log).collect(),
+            shards: Vec::new(),
+            slow: Vec::new(),
         }
     }
 

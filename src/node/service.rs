@@ -3,9 +3,11 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::watchdog::{Activity, Turns};
 use crate::broker::BrokerCell;
+use crate::metrics::observer::Observer;
 use crate::namesrv::{self, NameServerCell};
 use crate::processor::{self, Served};
 use crate::remoting::code::response;
@@ -21,12 +23,18 @@ pub struct BrokerService {
     broker: BrokerCell,
     stopping: Rc<Cell<bool>>,
     turns: Arc<Turns>,
+    observer: Rc<Observer>,
 }
 
 impl BrokerService {
     /// `stopping` is raised when the node drains: from then on requests are refused.
     pub fn new(broker: BrokerCell, stopping: Rc<Cell<bool>>, turns: Arc<Turns>) -> Self {
-        Self { broker, stopping, turns }
+        let observer = Rc::clone(&broker.borrow().observer);
+        Self { broker, stopping, turns, observer }
+    }
+
+    fn appends_waiting(&self) -> usize {
+        self.broker.borrow().appends.waiting()
     }
 }
 
@@ -36,11 +44,18 @@ impl Service for BrokerService {
             refuse(connection, &Request::decode(frame)?);
             return Ok(None);
         }
-        self.turns.during(Activity::ServingRequests, || {
-            Ok(match processor::serve(&self.broker, connection, frame)? {
-                Served::Now => None,
-                Served::Later(rest) => Some(rest),
-            })
+        let clock = self.observer.has_stages().then(|| (Instant::now(), self.appends_waiting()));
+        let served = self
+            .turns
+            .during(Activity::ServingRequests, || processor::serve(&self.broker, connection, frame))?;
+        if let Some((began, waiting)) = clock
+            && self.appends_waiting() > waiting
+        {
+            self.observer.decoded(began);
+        }
+        Ok(match served {
+            Served::Now => None,
+            Served::Later(rest) => Some(rest),
         })
     }
 

@@ -78,6 +78,7 @@ pub fn delete_group(call: &Call<'_, '_>) -> Result<Served, Refusal> {
     {
         let broker = &mut *call.broker.borrow_mut();
         broker.groups.remove(header.group_name, call.now_ms);
+        broker.traffic.forget_group(header.group_name);
         if header.clean_offset {
             broker.offsets.remove_group(header.group_name, call.now_ms);
         }

@@ -14,7 +14,8 @@ use shards::position::QueueOffset;
 use shards::record::properties::java_string_hash;
 
 use crate::broker::held_pulls::HeldPull;
-use crate::broker::{Broker, BrokerCell};
+use crate::broker::{Broker, BrokerCell, name};
+use crate::metrics::slow::Subject;
 use crate::processor::{Call, Refusal, Served};
 use crate::remoting::body::heartbeat::{MessageModel, SubscriptionData};
 use crate::remoting::body::subscription_group::SubscriptionGroupConfig;
@@ -46,6 +47,9 @@ pub fn pull(call: &Call<'_, '_>) -> Result<Served, Refusal> {
         let wanted_ms = u64::try_from(header.suspend_timeout_ms).unwrap_or(0);
         Instant::now() + Duration::from_millis(wanted_ms).min(HOLD_MAX)
     });
+    let (topic_name, group_name) = (header.topic, header.consumer_group);
+    let is_system = || broker.topics.is_system(topic_name) || name::is_system_group(group_name);
+    let traffic = broker.traffic.group(topic_name, group_name, is_system);
     let pull = HeldPull {
         connection: Rc::clone(call.connection),
         reply_to: call.reply_to,
@@ -57,6 +61,7 @@ pub fn pull(call: &Call<'_, '_>) -> Result<Served, Refusal> {
         filter,
         topic_sys_flag: topic.topic_sys_flag,
         group_sys_flag: group.group_sys_flag,
+        traffic,
     };
     if header.queue_offset < 0 {
         let result = before_the_first(broker, &pull);
@@ -208,8 +213,15 @@ fn read(broker: &mut Broker, pull: HeldPull, hold_until: Option<Instant>) {
         filter: &pull.filter,
     };
     match broker.store.get(&request) {
-        Get::Ready(result) => answer_or_hold(broker, pull, result, hold_until),
+        Get::Ready(result) => {
+            if result.messages > 0 {
+                broker.traffic.read(true);
+            }
+            answer_or_hold(broker, pull, result, hold_until);
+        }
         Get::Cold(cold) => {
+            broker.traffic.read(false);
+            let (observer, began) = (Rc::clone(&broker.observer), Instant::now());
             // Not what the client named: the first message is given whatever its size.
             let reserved_bytes = PULL_BYTES_MAX;
             pull.connection.add_in_flight(reserved_bytes);
@@ -218,7 +230,18 @@ fn read(broker: &mut Broker, pull: HeldPull, hold_until: Option<Instant>) {
                 pull.connection.sub_in_flight(reserved_bytes);
                 match result {
                     // Not held whatever came out: what arrived during the read has not woken it.
-                    Ok(result) => answer(&pull, pull.offset.to_i64(), result),
+                    Ok(result) => {
+                        let subject = Subject {
+                            request: "pull",
+                            topic: Rc::clone(&pull.traffic.topic),
+                            queue_id: pull.queue_id,
+                            peer: pull.connection.peer(),
+                            records: result.messages,
+                            bytes: result.bytes,
+                        };
+                        answer(&pull, pull.offset.to_i64(), result);
+                        observer.read_from_disk(began, subject);
+                    }
                     Err(error) => {
                         tracing::error!(topic = %pull.topic, queue_id = pull.queue_id, offset = %pull.offset, %error,
                             "a pull could not be read");
@@ -291,6 +314,7 @@ fn answer(pull: &HeldPull, asked: i64, result: GetResult) {
         ("groupSysFlag", &pull.group_sys_flag),
     ];
     let code = code(result.status, asked);
+    pull.traffic.delivered(result.messages, result.bytes);
     pull.connection.reply_pieces(pull.reply_to, code, Some(result.status.name()), &ext, result.records);
 }
 

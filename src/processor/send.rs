@@ -24,6 +24,7 @@ use crate::broker::name::{self, RETRY_PREFIX, SCHEDULE_TOPIC};
 use crate::broker::topic_creation::{TopicReady, TopicUnavailable, topic_for_group, topic_for_send};
 use crate::broker::topic_table::NewTopic;
 use crate::broker::{Broker, Identity};
+use crate::metrics::traffic::{MessageType, TopicTraffic};
 use crate::processor::{Call, Refusal, Served, serve};
 use crate::remoting::body::topic::TopicConfig;
 use crate::remoting::code::response;
@@ -246,8 +247,14 @@ fn push_message(
         body,
         properties: &broker.properties,
     };
-    let waiting = waiting(call, target.queue_id, unique_key);
-    broker.appends.push(record, waiting).map_err(not_pushed)
+    let traffic = broker.traffic.topic(topic, || broker.topics.is_system(topic));
+    let waiting = waiting(call, target.queue_id, unique_key, traffic, message_type(&wishes, level));
+    broker.appends.push(record, waiting).map_err(not_pushed)?;
+    if target.is_dead_letter {
+        let group = &header.topic[RETRY_PREFIX.len()..];
+        broker.traffic.group(header.topic, group, || false).dead_letter();
+    }
+    Ok(())
 }
 
 /// The level that a message is delayed by. Dead letters are not.
@@ -320,7 +327,10 @@ fn push_batch(
         body: message.body,
         properties: message.properties,
     });
-    let waiting = waiting(call, target.queue_id, wishes.unique_key.unwrap_or_default());
+    let topic = &target.config.topic_name;
+    let traffic = broker.traffic.topic(topic, || broker.topics.is_system(topic));
+    let unique_key = wishes.unique_key.unwrap_or_default();
+    let waiting = waiting(call, target.queue_id, unique_key, traffic, message_type(&wishes, None));
     broker.appends.push_all(records, waiting).map_err(not_pushed)
 }
 
@@ -329,12 +339,28 @@ fn stored_sys_flag(sent: i32, config: &TopicConfig) -> i32 {
     if config.topic_filter_type == "MULTI_TAG" { of_client | SYS_FLAG_MULTI_TAGS } else { of_client }
 }
 
-fn waiting(call: &Call<'_, '_>, queue_id: u32, unique_key: &str) -> Waiting {
+fn message_type(wishes: &Wishes<'_>, level: Option<DelayLevel>) -> MessageType {
+    match level {
+        _ if wishes.is_ordered => MessageType::Fifo,
+        Some(_) => MessageType::Delay,
+        None => MessageType::Normal,
+    }
+}
+
+fn waiting(
+    call: &Call<'_, '_>,
+    queue_id: u32,
+    unique_key: &str,
+    traffic: Rc<TopicTraffic>,
+    message_type: MessageType,
+) -> Waiting {
     Waiting::Producer(WaitingProducer {
         connection: Rc::clone(call.connection),
         reply_to: call.reply_to,
         queue_id,
         unique_key: SmallVec::from_slice(unique_key.as_bytes()),
+        traffic,
+        message_type,
     })
 }
 
@@ -355,7 +381,7 @@ pub(super) fn not_pushed(error: PushError) -> Refusal {
 
 /// Answers a producer whose records have their result.
 pub(super) fn answer(identity: &Identity, producer: &WaitingProducer, completion: &Completion) {
-    let WaitingProducer { connection, reply_to, queue_id, unique_key } = producer;
+    let WaitingProducer { connection, reply_to, queue_id, unique_key, .. } = producer;
     match completion {
         Completion::Placed(placements) => {
             let message_ids = MessageIds { store_host: identity.addr, placements };

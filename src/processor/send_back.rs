@@ -93,7 +93,11 @@ impl SendBack {
         let is_dead_letter = view.reconsume_times() >= self.reconsume_times_max || self.delay_level < 0;
         if is_dead_letter {
             let topic = self.topic(name::dlq_topic(&self.group), DLQ_QUEUES, 0).await?;
-            return self.push(&mut self.broker.borrow_mut(), &view, &topic.topic_name, 0, None);
+            let broker = &mut *self.broker.borrow_mut();
+            self.push(broker, &view, &topic.topic_name, 0, None)?;
+            let is_system = || broker.topics.is_system(view.topic());
+            broker.traffic.group(view.topic(), &self.group, is_system).dead_letter();
+            return Ok(());
         }
         let wanted = match self.delay_level {
             0 => FIRST_RETRY_LEVEL.saturating_add(view.reconsume_times()),

@@ -282,9 +282,36 @@ pub mod language {
     }
 }
 
+/// Releases of RocketMQ, by their ordinal, as requests and heartbeats have it.
+pub mod version {
+    /// Ordinal of `V4_0_0_SNAPSHOT`. From there on every `x.y.z` with one digit each has two, its snapshot's and its own.
+    const V4_0_0_SNAPSHOT: u32 = 212;
+    const LAST: u32 = V4_0_0_SNAPSHOT + 2 * 600 - 1;
+
+    /// The name of a release, such as `V5_3_3`; its ordinal for one before 4.0.0 or that we do not know.
+    #[must_use]
+    pub fn name(ordinal: i32) -> String {
+        let known = u32::try_from(ordinal).ok().filter(|known| (V4_0_0_SNAPSHOT..=LAST).contains(known));
+        let Some(known) = known else { return ordinal.to_string() };
+        let (release, is_final) = ((known - V4_0_0_SNAPSHOT) / 2, known % 2 == 1);
+        let (major, minor, patch) = (4 + release / 100, release / 10 % 10, release % 10);
+        format!("V{major}_{minor}_{patch}{}", if is_final { "" } else { "_SNAPSHOT" })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn releases_have_the_names_of_their_ordinals() {
+        let names =
+            [(211, "211"), (212, "V4_0_0_SNAPSHOT"), (411, "V4_9_9"), (413, "V5_0_0"), (479, "V5_3_3")];
+        for (ordinal, expected) in names {
+            assert_eq!(version::name(ordinal), expected);
+        }
+        assert_eq!((version::name(-1), version::name(i32::MAX)), ("-1".to_owned(), i32::MAX.to_string()));
+    }
 
     #[test]
     fn names_and_numbers_agree() {

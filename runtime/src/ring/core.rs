@@ -275,13 +275,12 @@ impl Core {
         loop {
             let now = Instant::now();
             self.load.turn_ended(self.turn_began.replace(now), waited_from, now, was_idle);
-            let has_worked = self.run_ready();
-            was_idle = !has_worked;
+            was_idle = !self.run_ready();
             if has_ended.get() {
                 return;
             }
             let is_idle = self.ready.borrow().is_empty() && self.yielded.borrow().is_empty();
-            if has_worked || !is_idle {
+            if !was_idle || !is_idle {
                 idle_since = None;
             }
             let may_wait = is_idle && self.has_spun(&mut idle_since) && self.waking.prepare_to_sleep();

@@ -14,6 +14,8 @@ pub(super) struct Wishes<'p> {
     pub(super) unique_key: Option<&'p str>,
     pub(super) delay_level: Option<&'p str>,
     pub(super) is_transaction: bool,
+    /// It is one of those that are kept in order by a key.
+    pub(super) is_ordered: bool,
     /// It asks for a time of delivery in place of a level.
     pub(super) is_timer: bool,
     /// It says that it holds several messages.
@@ -37,6 +39,7 @@ impl<'p> Wishes<'p> {
                 properties::TIMER_DELAY_SEC | properties::TIMER_DELAY_MS | properties::TIMER_DELIVER_MS => {
                     wishes.is_timer = true;
                 }
+                properties::SHARDING_KEY => wishes.is_ordered = true,
                 properties::INNER_NUM => wishes.is_inner_batch = true,
                 name if is_of_brokers(name) => wishes.is_to_be_cleaned = true,
                 _ => {}
