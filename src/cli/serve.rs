@@ -30,6 +30,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
   flushDiskType = \"SYNC_FLUSH\"
   mappedFileSizeCommitLog = \"1GiB\"
+  metrics_port = 5557      # on 127.0.0.1; 0 for none
+  stages = false           # measure the time of every stage of every message
   [[core]]
   cpu = 0
   log = [0]                # shards whose CommitLog lives here

@@ -8,6 +8,7 @@ mod go_clients;
 mod hostile;
 mod java_clients;
 mod kill;
+mod metrics;
 mod million;
 mod readme;
 mod restart;

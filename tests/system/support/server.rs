@@ -59,6 +59,7 @@ pub(crate) struct Server {
     dir: TempDir,
     port: u16,
     namesrv_port: u16,
+    metrics_port: u16,
     process: Option<Child>,
     starts: u32,
 }
@@ -67,9 +68,16 @@ impl Server {
     /// Starts a server with an empty store and waits until it is ready.
     pub(crate) fn start(settings: Settings) -> Self {
         let dir = tempfile::Builder::new().prefix("ringmq-").tempdir_in(disk_dir()).expect("make a folder");
-        let ports = free_ports(u16::try_from(settings.shards).expect("a few shards") + 1);
-        let mut server =
-            Self { settings, dir, port: ports + 1, namesrv_port: ports, process: None, starts: 0 };
+        let ports = free_ports(u16::try_from(settings.shards).expect("a few shards") + 2);
+        let mut server = Self {
+            settings,
+            dir,
+            port: ports + 2,
+            namesrv_port: ports,
+            metrics_port: ports + 1,
+            process: None,
+            starts: 0,
+        };
         server.start_again(settings);
         server
     }
@@ -96,6 +104,7 @@ impl Server {
             .args(["--host", "127.0.0.1"])
             .args(["--port", &self.port.to_string()])
             .args(["--namesrv-port", &self.namesrv_port.to_string()])
+            .args(["--metrics-port", &self.metrics_port.to_string()])
             .args(["--shards", &settings.shards.to_string()])
             .args(["--flush", settings.flush])
             .stdin(Stdio::null())
@@ -131,6 +140,11 @@ impl Server {
     /// Address of the name server.
     pub(crate) fn namesrv(&self) -> String {
         format!("127.0.0.1:{}", self.namesrv_port)
+    }
+
+    /// Address of the metrics page.
+    pub(crate) fn metrics(&self) -> String {
+        format!("127.0.0.1:{}", self.metrics_port)
     }
 
     /// Addresses of the shards, joined by commas.
