@@ -325,7 +325,7 @@ fn a_stream_echoes_more_than_fits_into_its_buffers_to_a_slow_reader() {
         let mut writer = TcpStream::connect(address).unwrap();
         let mut reader = writer.try_clone().unwrap();
         let sent = std::thread::spawn(move || {
-            let bytes: Vec<u8> = (0..BYTES).map(|at| (at % 251) as u8).collect();
+            let bytes: Vec<u8> = (0..BYTES).map(|at| u8::try_from(at % 251).expect("below 251")).collect();
             writer.write_all(&bytes).unwrap();
             writer.shutdown(std::net::Shutdown::Write).unwrap();
         });
