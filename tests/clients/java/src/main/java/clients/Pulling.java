@@ -33,17 +33,25 @@ final class Pulling {
         // The messages lie in one of the queues: with several brokers there is one queue on each.
         MessageQueue queue = queues.get(0);
         consumer.assign(List.of(queue));
-        long end = producer.maxOffset(queue);
-        check(end > 20, "messages in " + queue + ": " + end);
-        consumer.seekToBegin(queue);
-        goesOnAt("after seekToBegin", consumer, 0);
-        consumer.seek(queue, 17);
-        goesOnAt("after seek", consumer, 17);
-        consumer.seek(queue, 3);
-        goesOnAt("after seek back", consumer, 3);
-        consumer.seekToEnd(queue);
-        Receiving.send(producer, topic, 100, 140);
-        goesOnAt("after seekToEnd", consumer, end);
+        check(producer.maxOffset(queue) > 20, "messages in " + queue + ": " + producer.maxOffset(queue));
+        goesOnAfter("seekToBegin", consumer, () -> {
+            consumer.seekToBegin(queue);
+            return 0;
+        });
+        goesOnAfter("seek", consumer, () -> {
+            consumer.seek(queue, 17);
+            return 17;
+        });
+        goesOnAfter("seek back", consumer, () -> {
+            consumer.seek(queue, 3);
+            return 3;
+        });
+        goesOnAfter("seekToEnd", consumer, () -> {
+            long end = producer.maxOffset(queue);
+            consumer.seekToEnd(queue);
+            Receiving.send(producer, topic, 100, 140);
+            return end;
+        });
         equal("offset for a time before all", 0, consumer.offsetForTimestamp(queue, System.currentTimeMillis() - 3_600_000));
         consumer.shutdown();
         producer.shutdown();
@@ -90,15 +98,32 @@ final class Pulling {
         return messages;
     }
 
+    private interface Seek {
+        /** Seeks, and names the offset from which the polls should go on. */
+        long run() throws Exception;
+    }
+
     /**
-     * One of the next polls begins at this offset. Not always the first one: a pull that was under way during the seek may still
-     * hand over its ten messages. Going on from there, none would begin at the offsets that are asked for here.
+     * One of the polls after the seek begins at its offset. Not always the first one: a pull that was under way may still hand over
+     * its ten messages. Going on from there, none would begin at the offsets that are asked for here.
+     *
+     * <p>The client can lose a seek by itself, whatever the broker: a seek interrupts the thread that pulls, 5.5.0 answers an
+     * interrupt before its write by closing the connection, and when the first pull from the new offset fails with that connection,
+     * the next one goes on from the offset before the seek. So a lost seek is made again, twice.
      */
-    private static void goesOnAt(String when, DefaultLitePullConsumer consumer, long offset) {
-        List<Long> begins = new ArrayList<>();
-        while (begins.size() < 4 && !begins.contains(offset)) {
-            begins.add(polled(consumer).get(0).getQueueOffset());
+    private static void goesOnAfter(String name, DefaultLitePullConsumer consumer, Seek seek) throws Exception {
+        List<String> tries = new ArrayList<>();
+        while (tries.size() < 3) {
+            long offset = seek.run();
+            List<Long> begins = new ArrayList<>();
+            while (begins.size() < 4) {
+                begins.add(polled(consumer).get(0).getQueueOffset());
+                if (begins.contains(offset)) {
+                    return;
+                }
+            }
+            tries.add("wanted " + offset + ", polls began at " + begins);
         }
-        check(begins.contains(offset), when + " wanted " + offset + ", polls began at " + begins);
+        throw new AssertionError("after " + name + ": " + tries);
     }
 }
