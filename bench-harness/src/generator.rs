@@ -6,7 +6,7 @@
 //! message counted has been acknowledged; an open loop's latencies count from the intended time, for missed sends too.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -122,6 +122,7 @@ struct LaneSpec {
     broker: u16,
     places: usize,
     first_queue: usize,
+    rests: bool,
 }
 
 impl Prepared {
@@ -205,15 +206,16 @@ impl Running {
     }
 }
 
-/// Spreads connections over brokers, and requests under way over connections: at least one of each for each broker.
+/// Spreads connections over brokers, at least one each, and requests under way over connections. With fewer requests than connections
+/// some connections rest: they take turns, as a sender does who goes from broker to broker.
 fn lane_specs(plan: &LoadPlan) -> Vec<LaneSpec> {
     let brokers = plan.brokers.len();
     let connections = plan.connections.min(plan.in_flight).max(brokers);
-    let in_flight = plan.in_flight.max(connections);
     (0..connections)
         .map(|index| LaneSpec {
             broker: u16::try_from(index % brokers).expect("a cluster has fewer than 65,536 brokers"),
-            places: in_flight / connections + usize::from(index < in_flight % connections),
+            places: (plan.in_flight / connections + usize::from(index < plan.in_flight % connections)).max(1),
+            rests: index >= plan.in_flight,
             first_queue: index / brokers,
         })
         .collect()
@@ -282,6 +284,7 @@ impl GeneratorThread {
                 broker: spec.broker,
                 writer: Rc::new(writer),
                 wake: Rc::new(Notify::new()),
+                rests: spec.rests,
                 ended: false,
             });
             readers.push(reader);
@@ -313,7 +316,15 @@ struct LoadLane {
     writer: Rc<OwnedWriteHalf>,
     /// Told when the lane has something to do that its connection does not tell of.
     wake: Rc<Notify>,
+    /// It is the turn of others: no message is begun here.
+    rests: bool,
     ended: bool,
+}
+
+impl LoadLane {
+    fn may_begin(&self) -> bool {
+        self.lane.has_place() && !self.rests && !self.ended
+    }
 }
 
 /// What an open loop keeps: the schedule, and which lane is next.
@@ -331,6 +342,8 @@ struct Load {
     batch: u64,
     lanes: Vec<RefCell<LoadLane>>,
     open_loop: Option<RefCell<OpenLoop>>,
+    /// The lanes that rest, the next one in front.
+    resting: RefCell<VecDeque<usize>>,
     /// No message is begun any more.
     closing: Cell<bool>,
     lane_ended: Notify,
@@ -357,6 +370,7 @@ impl Load {
             warmup_ns: duration_ns(plan.warmup),
             end_ns,
             batch: plan.batch as u64,
+            resting: RefCell::new((0..lanes.len()).filter(|index| lanes[*index].rests).collect()),
             lanes: lanes.into_iter().map(RefCell::new).collect(),
             open_loop,
             closing: Cell::new(false),
@@ -508,7 +522,7 @@ impl Load {
     fn begin_open(&self, index: usize, schedule: &mut OpenSchedule, count: usize) -> bool {
         let mut lane = self.lanes[index].borrow_mut();
         let mut begun = 0;
-        while begun < count && !lane.ended && !self.closing.get() && lane.lane.has_place() {
+        while begun < count && !self.closing.get() && lane.may_begin() {
             let now = self.clock.now_ns();
             if now >= self.end_ns {
                 break;
@@ -528,11 +542,11 @@ impl Load {
             return;
         }
         let mut lane = self.lanes[index].borrow_mut();
-        if !lane.lane.has_place() || self.closing.get() {
+        if !lane.may_begin() || self.closing.get() {
             return;
         }
         let (now, born) = (self.clock.now_ns(), unix_ms());
-        while lane.lane.has_place() && now < self.end_ns {
+        while lane.may_begin() && now < self.end_ns {
             let Some(sequence) = self.next_sequence() else { break };
             lane.lane.send(sequence, now, born);
         }
@@ -572,7 +586,18 @@ impl Load {
         let broker = lane.broker;
         lane.lane
             .receive(input, |answered| self.count(broker, answered, now))
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let mut resting = self.resting.borrow_mut();
+        if lane.lane.under_way() == 0
+            && let Some(next) = resting.pop_front()
+        {
+            lane.rests = true;
+            resting.push_back(index);
+            let mut next = self.lanes[next].borrow_mut();
+            next.rests = false;
+            next.wake.notify_one();
+        }
+        Ok(())
     }
 
     /// Counts one answer that was read at `now_ns`.

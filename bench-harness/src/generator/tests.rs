@@ -134,6 +134,35 @@ fn a_silent_broker_ends_the_run_after_a_while() {
     assert_eq!(sent.errors.total(), 8);
 }
 
+/// As a sender does who goes from broker to broker.
+#[test]
+fn one_request_under_way_goes_to_the_brokers_in_turn() {
+    let one_sender = |behaviour| {
+        let mut plan = plan(behaviour, Pace::Closed);
+        let addr = start(behaviour).to_string();
+        plan.brokers.push(BrokerTarget { name: "c".into(), addr, queue_ids: vec![0] });
+        (plan.in_flight, plan.threads, plan.messages_max) = (1, 1, Some(100));
+        plan
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("acks");
+    let mut answered = one_sender(Behaviour::default());
+    let brokers = vec!["b".into(), "c".into()];
+    let head = AcksHead { topic: "t".into(), run: answered.payload.run().0, size: 64, brokers };
+    answered.acks = Some(Arc::new(AckWriter::create(&path, &head).unwrap()));
+    assert_eq!(run(answered).acknowledged, 100);
+    for ack in read_acks(&path).unwrap().1 {
+        assert_eq!(u64::from(ack.broker), ack.sequence % 2, "sequence {}", ack.sequence);
+    }
+
+    let mut silent = one_sender(Behaviour {
+        stall: Some((Duration::ZERO, Duration::from_secs(3600))),
+        ..Behaviour::default()
+    });
+    silent.patience = Duration::from_millis(300);
+    assert_eq!(run(silent).unanswered, 1);
+}
+
 #[test]
 fn a_broker_that_is_not_there_is_named() {
     let mut plan = plan(Behaviour::default(), Pace::Closed);
