@@ -95,7 +95,7 @@ pub struct CoreConfig {
 pub struct WriteBuffers {
     /// Size of a block, bytes: a multiple of 4096.
     pub block_bytes: usize,
-    /// Unused blocks kept for reuse.
+    /// Blocks whose memory is taken at the start and kept, for the log of this core.
     pub count: usize,
 }
 

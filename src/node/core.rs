@@ -180,6 +180,9 @@ impl Core {
         serves: Vec<ServeStart>,
         name_server: Option<NameServerStart>,
     ) -> Result<(), String> {
+        if !logs.is_empty() {
+            block_pool.fill();
+        }
         for start in logs {
             self.open_log(start, places, block_pool.clone()).await?;
         }
