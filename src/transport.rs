@@ -137,6 +137,12 @@ impl Connection {
         self.closed.get()
     }
 
+    /// Takes note that something was read from it at `now`.
+    pub fn note_read(&self, now: Instant) {
+        self.last_moved.set(now);
+        self.last_read.set(now);
+    }
+
     /// When something was last read from it. For a request that is being served: when its last bytes came, or later.
     pub fn last_read(&self) -> Instant {
         self.last_read.get()
@@ -497,9 +503,7 @@ impl Driver<'_> {
         match ready!(self.stream.poll_receive(context, &mut self.input)) {
             Ok(0) => Poll::Ready(Err(End::ByPeer)),
             Ok(_) => {
-                let now = Instant::now();
-                self.connection.last_moved.set(now);
-                self.connection.last_read.set(now);
+                self.connection.note_read(Instant::now());
                 Poll::Ready(Ok(()))
             }
             Err(error) => Poll::Ready(Err(End::Io(error))),

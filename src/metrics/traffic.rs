@@ -72,7 +72,8 @@ impl TopicTraffic {
         let (messages, bytes) = (u64::from(messages), bytes as u64);
         add(&traffic.messages, messages);
         add(&traffic.bytes, bytes);
-        let size = bytes.checked_div(messages).unwrap_or(0);
+        // Dividing takes longer than all the rest of this.
+        let size = if messages == 1 { bytes } else { bytes.checked_div(messages).unwrap_or(0) };
         let bucket = SIZE_BUCKETS.iter().take_while(|end| size > **end).count();
         add(&traffic.sizes[bucket], messages);
     }
@@ -130,6 +131,8 @@ impl GroupTraffic {
 #[derive(Debug)]
 pub struct Traffic {
     topics: HashMap<Box<str>, Rc<TopicTraffic>>,
+    /// The one that was last asked for: mostly the next one too, and found without hashing its name.
+    last_topic: Rc<TopicTraffic>,
     /// By topic, then by group.
     groups: HashMap<Box<str>, HashMap<Box<str>, Rc<GroupTraffic>>>,
     groups_len: usize,
@@ -147,6 +150,7 @@ impl Default for Traffic {
         let other_topics = Rc::new(TopicTraffic::of(OTHERS, false));
         Self {
             topics: HashMap::new(),
+            last_topic: Rc::clone(&other_topics),
             groups: HashMap::new(),
             groups_len: 0,
             other_groups: Rc::new(GroupTraffic::of(Rc::clone(&other_topics), OTHERS, false)),
@@ -161,7 +165,11 @@ impl Default for Traffic {
 impl Traffic {
     /// The counters of a topic. `is_system` is asked only when it is new.
     pub fn topic(&mut self, name: &str, is_system: impl FnOnce() -> bool) -> Rc<TopicTraffic> {
+        if self.last_topic.name() == name {
+            return Rc::clone(&self.last_topic);
+        }
         if let Some(known) = self.topics.get(name) {
+            self.last_topic = Rc::clone(known);
             return Rc::clone(known);
         }
         if self.topics.len() >= METRIC_TOPICS_MAX {
@@ -191,6 +199,7 @@ impl Traffic {
     /// Forgets a topic that is deleted. Should it come back, it counts from 0.
     pub fn forget_topic(&mut self, topic: &str) {
         self.topics.remove(topic);
+        self.last_topic = Rc::clone(&self.other_topics);
         self.groups_len -= self.groups.remove(topic).map_or(0, |groups| groups.len());
     }
 
