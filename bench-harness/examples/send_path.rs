@@ -1,7 +1,8 @@
 //! What one send costs in user code: frames as the generator writes them go through reading, serving, placing, filling of the write
 //! buffer and answering, on one thread, without a socket and without a disk under the log. Prints nanoseconds per message and stage.
 //!
-//! `cargo run --release -p bench-harness --example send_path -- [body bytes] [rounds] [messages per commit]`
+//! `cargo run --release -p bench-harness --example send_path -- [body bytes] [rounds] [messages per commit] [1 to measure the stages of
+//! every message, as `ringmq stages on` does]`
 //!
 //! Times are the thread's wall clock: run it alone, compare the lowest rounds, and alternate the programs compared.
 
@@ -56,8 +57,10 @@ fn main() {
     let body_bytes = numbers.next().unwrap_or(1024);
     let rounds = numbers.next().unwrap_or(30);
     let messages_per_commit = numbers.next().unwrap_or(32);
+    let has_stages = numbers.next() == Some(1);
     let folder = tempfile::tempdir().expect("a folder");
     let mut shard = BenchShard::open(folder.path(), body_bytes);
+    shard.broker.borrow().observer.set_stages(has_stages);
     let mut costs: Vec<[Duration; STAGES.len()]> =
         (0..rounds).map(|_| shard.round(u64::try_from(messages_per_commit).expect("a count"))).collect();
     costs.sort_by_key(|round| round.iter().sum::<Duration>());
@@ -154,12 +157,17 @@ impl BenchShard {
     }
 
     fn commit(&mut self) -> [Duration; STAGES.len()] {
+        let observer = Rc::clone(&self.broker.borrow().observer);
         let start = Instant::now();
         for (connection, input) in &mut self.connections {
             connection.note_read(start);
             while let Some(frame) = split_frame(input).expect("good frames") {
+                let began = observer.has_stages().then(Instant::now);
                 let served = serve(&self.broker, connection, &frame).expect("a good header");
                 assert!(matches!(served, Served::Now));
+                if let Some(began) = began {
+                    observer.decoded(began);
+                }
             }
         }
         let served = Instant::now();
