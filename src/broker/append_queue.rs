@@ -122,8 +122,8 @@ struct Entry {
     outstanding: u32,
     arrived: Instant,
     bytes: usize,
-    placements: SmallVec<[Placement; 1]>,
-    refusal: Option<AppendRefusal>,
+    /// Of the results so far.
+    completion: Completion,
 }
 
 #[derive(Debug)]
@@ -199,8 +199,7 @@ impl AppendQueue {
             outstanding,
             arrived,
             bytes,
-            placements: SmallVec::new(),
-            refusal: None,
+            completion: Completion::Placed(SmallVec::with_capacity(outstanding as usize)),
         });
         self.count += outstanding;
         if start == 0 {
@@ -235,26 +234,25 @@ impl AppendQueue {
         for (last_outcome, outcome) in outcomes.into_iter().enumerate() {
             let taken = self.batch_of_next_result();
             let entry = self.waiting.front_mut().expect("a result belongs to a push that still waits");
-            match outcome {
-                AppendOutcome::Placed(placement) => entry.placements.push(placement),
-                AppendOutcome::Refused(refusal) => entry.refusal = Some(refusal),
+            match (&mut entry.completion, outcome) {
+                (Completion::Placed(placements), AppendOutcome::Placed(placement)) => {
+                    placements.push(placement)
+                }
+                (Completion::Refused(_), AppendOutcome::Placed(_)) => {}
+                (completion, AppendOutcome::Refused(refusal)) => *completion = Completion::Refused(refusal),
             }
             entry.outstanding -= 1;
             if entry.outstanding > 0 {
                 continue;
             }
-            let entry = self.waiting.pop_front().expect("it was there just now");
+            let Entry { waiting, arrived, bytes, completion, .. } =
+                self.waiting.pop_front().expect("it was there just now");
             self.in_flight_bytes =
-                self.in_flight_bytes.checked_sub(entry.bytes).expect("a result comes only for bytes taken");
-            if let Some(connection) = entry.waiting.connection() {
-                connection.sub_in_flight(entry.bytes);
+                self.in_flight_bytes.checked_sub(bytes).expect("a result comes only for bytes taken");
+            if let Some(connection) = waiting.connection() {
+                connection.sub_in_flight(bytes);
             }
-            let completion = match entry.refusal {
-                None => Completion::Placed(entry.placements),
-                Some(refusal) => Completion::Refused(refusal),
-            };
-            let Entry { arrived, bytes, .. } = entry;
-            done(entry.waiting, completion, &Trip { arrived, taken, bytes, last_outcome });
+            done(waiting, completion, &Trip { arrived, taken, bytes, last_outcome });
         }
         if was_full && self.count > 0 {
             self.ready.raise();

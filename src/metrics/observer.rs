@@ -52,15 +52,18 @@ impl Observer {
         }
     }
 
-    /// An append of `subject` is answered.
-    pub fn appended(&self, timeline: &Timeline, subject: impl FnOnce() -> Subject) {
-        let total_ns = timeline.total_ns();
-        self.sends.record(total_ns);
+    /// `appends` that went this way are answered.
+    pub fn appended(&self, timeline: &Timeline, appends: u64) {
+        self.sends.record_n(timeline.total_ns(), appends);
         if self.stages_on.get()
             && let Some(stages) = &mut *self.stages.borrow_mut()
         {
-            stages.record_all(&timeline.stages());
+            stages.record_all(&timeline.stages(), appends);
         }
+    }
+
+    /// Keeps an append of `subject`, which took `total_ns`, if it is one of the slowest.
+    pub fn look_at(&self, timeline: &Timeline, total_ns: u64, subject: impl FnOnce() -> Subject) {
         let mut slow = self.slow.borrow_mut();
         if slow.takes(total_ns) {
             let (stages, ended) = (timeline.stages(), timeline.answered);

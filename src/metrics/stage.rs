@@ -116,10 +116,11 @@ impl StageHistograms {
         self.0[stage as usize].saturating_record(time_ns);
     }
 
-    pub(super) fn record_all(&mut self, times: &StageTimes) {
+    /// Records the same times for several `requests`.
+    pub(super) fn record_all(&mut self, times: &StageTimes, requests: u64) {
         for (histogram, &time_ns) in self.0.iter_mut().zip(times) {
             if time_ns > 0 {
-                histogram.saturating_record(time_ns);
+                histogram.saturating_record_n(time_ns, requests);
             }
         }
     }

@@ -57,7 +57,9 @@ impl Turns {
 
     /// Runs `work` under the name of `activity`.
     pub fn during<T>(&self, activity: Activity, work: impl FnOnce() -> T) -> T {
-        let before = self.activity.swap(activity as u8, Ordering::Relaxed);
+        // Only this core writes it: no need to lock the bus for an exchange, once per request.
+        let before = self.activity.load(Ordering::Relaxed);
+        self.activity.store(activity as u8, Ordering::Relaxed);
         let result = work();
         self.activity.store(before, Ordering::Relaxed);
         result

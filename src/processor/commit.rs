@@ -34,13 +34,12 @@ pub fn committed(cell: &BrokerCell, committed: Committed) {
         };
         held_pulls.arrived(message, &mut woken);
     });
-    let mut log_times = LogTimes { times: &committed.times, outcomes: 0 };
     let answered = Instant::now();
+    let mut sends = SendCounter::new(observer, &committed.times, came, answered);
     appends.complete(committed.outcomes, |waiting, completion, trip| match waiting {
         Waiting::Producer(producer) => {
             send::answer(identity, &producer, &completion);
-            let at_log = log_times.of(trip.last_outcome);
-            count_send(observer, &producer, &completion, trip, at_log.map(|times| (*times, came, answered)));
+            sends.count(&producer, &completion, trip);
         }
         Waiting::SendBack { connection, reply_to } => send_back::answer(&connection, reply_to, &completion),
         Waiting::Delay { level, delivered } => {
@@ -48,6 +47,7 @@ pub fn committed(cell: &BrokerCell, committed: Committed) {
             delay.completed(level, delivered, is_stored, wall_clock_ms());
         }
     });
+    sends.end();
     observer.commit_ended(answered);
     for pull in woken {
         pull::read_again(broker, pull);
@@ -76,33 +76,170 @@ impl<'a> LogTimes<'a> {
     }
 }
 
-/// Counts a send that was answered. `times`: on the log core, when the commit came, and when it was answered.
-fn count_send(
-    observer: &Observer,
-    producer: &WaitingProducer,
-    completion: &Completion,
-    trip: &Trip,
-    times: Option<(AppendTimes, Instant, Instant)>,
-) {
-    let Completion::Placed(placements) = completion else { return };
-    let records = u32::try_from(placements.len()).expect("a push has a bounded number of records");
-    producer.traffic.stored(producer.message_type, records, trip.bytes);
-    let Some((at_log, committed, answered)) = times else { return };
-    let timeline = Timeline {
-        arrived: trip.arrived,
-        taken: trip.taken,
-        at_log: at_log.arrived,
-        placed: at_log.placed,
-        flushed: at_log.flushed,
-        committed,
-        answered,
-    };
-    observer.appended(&timeline, || Subject {
-        request: if records == 1 { "send" } else { "send_batch" },
-        topic: Rc::clone(&producer.traffic),
-        queue_id: producer.queue_id,
-        peer: producer.connection.peer(),
-        records,
-        bytes: trip.bytes,
-    });
+/// Counts the sends that one commit answers. Neighbours that were read together and went to the log core together took equally long:
+/// the clock is not asked about each, and they are counted at once.
+struct SendCounter<'a> {
+    observer: &'a Observer,
+    log_times: LogTimes<'a>,
+    /// When the commit came.
+    came: Instant,
+    /// When its sends are answered: the same moment for all, as their answers leave together.
+    answered: Instant,
+    row: Option<Row<'a>>,
+}
+
+/// Sends one after the other that took equally long.
+struct Row<'a> {
+    at_log: &'a AppendTimes,
+    timeline: Timeline,
+    total_ns: u64,
+    sends: u64,
+}
+
+impl<'a> SendCounter<'a> {
+    fn new(observer: &'a Observer, times: &'a [AppendTimes], came: Instant, answered: Instant) -> Self {
+        Self { observer, log_times: LogTimes { times, outcomes: 0 }, came, answered, row: None }
+    }
+
+    fn count(&mut self, producer: &WaitingProducer, completion: &Completion, trip: &Trip) {
+        let Completion::Placed(placements) = completion else { return };
+        let records = u32::try_from(placements.len()).expect("a push has a bounded number of records");
+        producer.traffic.stored(producer.message_type, records, trip.bytes);
+        let Some(at_log) = self.log_times.of(trip.last_outcome) else { return };
+        let is_alike =
+            |row: &Row<'_>| std::ptr::eq(row.at_log, at_log) && row.timeline.arrived == trip.arrived;
+        if !self.row.as_ref().is_some_and(is_alike) {
+            self.begin_row(at_log, trip);
+        }
+        let row = self.row.as_mut().expect("there is one that is alike, or it was begun just now");
+        row.sends += 1;
+        let (timeline, total_ns) = (&row.timeline, row.total_ns);
+        self.observer.look_at(timeline, total_ns, || Subject {
+            request: if records == 1 { "send" } else { "send_batch" },
+            topic: Rc::clone(&producer.traffic),
+            queue_id: producer.queue_id,
+            peer: producer.connection.peer(),
+            records,
+            bytes: trip.bytes,
+        });
+    }
+
+    fn begin_row(&mut self, at_log: &'a AppendTimes, trip: &Trip) {
+        self.end_row();
+        let timeline = Timeline {
+            arrived: trip.arrived,
+            taken: trip.taken,
+            at_log: at_log.arrived,
+            placed: at_log.placed,
+            flushed: at_log.flushed,
+            committed: self.came,
+            answered: self.answered,
+        };
+        let total_ns = timeline.total_ns();
+        self.row = Some(Row { at_log, timeline, total_ns, sends: 0 });
+    }
+
+    fn end_row(&mut self) {
+        if let Some(row) = self.row.take() {
+            self.observer.appended(&row.timeline, row.sends);
+        }
+    }
+
+    fn end(mut self) {
+        self.end_row();
+        self.observer.commit_ended(self.answered);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shards::append::{AppendOutcome, Placement};
+    use shards::position::{PhysicalOffset, QueueOffset};
+    use shards::record::RecordFields;
+    use smallvec::SmallVec;
+
+    use super::*;
+    use crate::broker::append_queue::AppendQueue;
+    use crate::metrics::traffic::{MessageType, Traffic};
+    use crate::remoting::frame::SerializeType;
+    use crate::remoting::response::ReplyTo;
+    use crate::transport::{Connection, ConnectionId};
+
+    fn push(queue: &mut AppendQueue, traffic: &mut Traffic, connection: &Rc<Connection>, records: usize) {
+        let host = "127.0.0.1:10911".parse().expect("an address");
+        let record = RecordFields {
+            topic: "t",
+            queue_id: 0,
+            flag: 0,
+            sys_flag: 0,
+            born_timestamp_ms: 1,
+            born_host: host,
+            store_host: host,
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body: b"x",
+            properties: b"",
+        };
+        let waiting = Waiting::Producer(WaitingProducer {
+            connection: Rc::clone(connection),
+            reply_to: ReplyTo { opaque: 1, serialize_type: SerializeType::Json, oneway: false },
+            queue_id: 0,
+            unique_key: SmallVec::new(),
+            traffic: traffic.topic("t", || false),
+            message_type: MessageType::Normal,
+        });
+        queue.push_all(vec![record; records], waiting).expect("room");
+    }
+
+    /// Neighbours are counted together only if they were read together and went together.
+    #[test]
+    fn every_send_counts_with_its_own_time() {
+        let start = Instant::now();
+        let after = |us| start + Duration::from_micros(us);
+        let (mut queue, mut traffic, observer) =
+            (AppendQueue::default(), Traffic::default(), Observer::default());
+        let connection = Connection::detached(ConnectionId(1), "127.0.0.1:4000".parse().expect("an address"));
+        for (read_at, records) in [(0, 1), (0, 1), (30, 3), (30, 1)] {
+            connection.note_read(after(read_at));
+            push(&mut queue, &mut traffic, &connection, records);
+        }
+        assert_eq!(queue.take_batch().expect("four pushes").count, 6);
+        push(&mut queue, &mut traffic, &connection, 1);
+        assert_eq!(queue.take_batch().expect("one push").count, 1);
+
+        let at_log = |records, flushed| AppendTimes {
+            records,
+            arrived: after(40),
+            placed: after(50),
+            flushed: after(flushed),
+        };
+        let times = [at_log(6, 100), at_log(1, 200)];
+        let mut sends = SendCounter::new(&observer, &times, after(210), after(230));
+        let placement = Placement {
+            queue_offset: QueueOffset::ZERO,
+            physical_offset: PhysicalOffset::ZERO,
+            store_timestamp_ms: 0,
+        };
+        let outcomes = vec![AppendOutcome::Placed(placement); 7];
+        queue.complete(outcomes, |waiting, completion, trip| {
+            let Waiting::Producer(producer) = waiting else { unreachable!("all are producers") };
+            sends.count(&producer, &completion, trip);
+        });
+        sends.end();
+
+        let counted = observer.sends();
+        assert_eq!((counted.count(), counted.sum, counted.max), (5, 2 * 230_000 + 3 * 200_000, 230_000));
+        let slowest = observer.slowest();
+        let told: Vec<_> = slowest.iter().map(|slow| slow.describe(0, after(230), 0)).collect();
+        assert_eq!(
+            told.iter().map(|slow| slow.total_us).collect::<Vec<_>>(),
+            [230.0, 230.0, 200.0, 200.0, 200.0]
+        );
+        assert_eq!(told.iter().map(|slow| slow.records).sum::<u32>(), 7);
+        let flushes: f64 = told.iter().map(|slow| slow.stages_us["flush"]).sum();
+        assert_eq!(flushes, 4.0 * 50.0 + 150.0, "the last one was in the later batch");
+        assert_eq!(traffic.totals().0, 7);
+    }
 }
