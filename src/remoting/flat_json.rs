@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use super::code::language;
-use super::request::Head;
+use super::request::{ExtFields, Head};
 
 /// Longest whole number that is taken as it is written, digits: it fits 64 bits whatever they are.
 const DIGITS_MAX: usize = 18;
@@ -19,7 +19,7 @@ pub(super) fn read<'f>(text: &'f str, head: &mut Head<'f>) -> Option<()> {
     let mut cursor = Cursor { text, at: 0 };
     head.language = language::OTHER;
     cursor.members(|cursor, key| {
-        match &*key {
+        match key {
             "code" => head.code = cursor.number()?,
             "language" => head.language = language::of_name(&cursor.scalar()?),
             "version" => head.version = cursor.number()?,
@@ -29,7 +29,7 @@ pub(super) fn read<'f>(text: &'f str, head: &mut Head<'f>) -> Option<()> {
             "extFields" => {
                 // Of several the last one counts.
                 head.ext.clear();
-                cursor.members(|cursor, key| head.ext.push(key, cursor.scalar()?).ok())?;
+                cursor.members(|cursor, key| cursor.field(key, &mut head.ext))?;
             }
             _ => drop(cursor.scalar()?),
         }
@@ -53,15 +53,17 @@ impl<'f> Cursor<'f> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
 
-    /// An object; `member` reads the value of each key.
-    fn members(&mut self, mut member: impl FnMut(&mut Self, Cow<'f, str>) -> Option<()>) -> Option<()> {
+    /// An object; `member` reads the value of each key, which has no escape in it.
+    fn members(&mut self, mut member: impl FnMut(&mut Self, &'f str) -> Option<()>) -> Option<()> {
         self.expect(b'{')?;
         if self.peek()? == b'}' {
             self.at += 1;
             return Some(());
         }
         loop {
-            let key = self.string()?;
+            self.expect(b'"')?;
+            let key = self.plain();
+            self.expect(b'"')?;
             self.expect(b':')?;
             member(self, key)?;
             let after = self.peek()?;
@@ -72,6 +74,23 @@ impl<'f> Cursor<'f> {
                 _ => return None,
             }
         }
+    }
+
+    /// The value of a field.
+    #[inline]
+    fn field(&mut self, key: &'f str, ext: &mut ExtFields<'f>) -> Option<()> {
+        if self.peek()? != b'"' {
+            return ext.push(Cow::Borrowed(key), self.scalar()?).ok();
+        }
+        self.at += 1;
+        let plain = self.plain();
+        if self.peek()? == b'"' {
+            self.at += 1;
+            return ext.push_plain(key, plain).ok();
+        }
+        let mut is_read = None;
+        let pushed = ext.push_unescaped(key, |unescaped| is_read = self.unescape(plain, unescaped));
+        is_read.and(pushed.ok())
     }
 
     /// A string, a whole number or a boolean, as its text.
@@ -116,36 +135,39 @@ impl<'f> Cursor<'f> {
     /// A string with its quotes.
     fn string(&mut self) -> Option<Cow<'f, str>> {
         self.expect(b'"')?;
-        let from = self.at;
-        self.at += plain_bytes(&self.text.as_bytes()[from..]);
-        let plain = &self.text[from..self.at];
-        match self.peek()? {
-            b'"' => {
-                self.at += 1;
-                Some(Cow::Borrowed(plain))
-            }
-            b'\\' => self.unescape(plain).map(Cow::Owned),
-            _ => None,
+        let plain = self.plain();
+        if self.peek()? == b'"' {
+            self.at += 1;
+            return Some(Cow::Borrowed(plain));
         }
+        let mut unescaped = String::new();
+        self.unescape(plain, &mut unescaped)?;
+        Some(Cow::Owned(unescaped))
     }
 
-    /// The rest of a string that starts with `plain` and goes on with an escape.
-    fn unescape(&mut self, plain: &str) -> Option<String> {
-        let mut unescaped =
-            String::with_capacity((plain.len() + self.text.len() - self.at).min(UNESCAPED_BYTES));
+    /// What comes before the next byte that a string may not hold as it is.
+    #[inline]
+    fn plain(&mut self) -> &'f str {
+        let from = self.at;
+        self.at += plain_bytes(&self.text.as_bytes()[from..]);
+        &self.text[from..self.at]
+    }
+
+    /// The rest of a string that starts with `plain` and goes on with an escape, or is none. Put behind `unescaped`.
+    fn unescape(&mut self, plain: &str, unescaped: &mut String) -> Option<()> {
+        unescaped.reserve((plain.len() + self.text.len() - self.at).min(UNESCAPED_BYTES));
         unescaped.push_str(plain);
         loop {
             match self.peek()? {
                 b'"' => {
                     self.at += 1;
-                    return Some(unescaped);
+                    return Some(());
                 }
                 b'\\' => unescaped.push(self.escaped()?),
                 _ => return None,
             }
-            let from = self.at;
-            self.at += plain_bytes(&self.text.as_bytes()[from..]);
-            unescaped.push_str(&self.text[from..self.at]);
+            let more = self.plain();
+            unescaped.push_str(more);
         }
     }
 

@@ -4,6 +4,7 @@
 //! from [`ExtFields`] by `header`. Everything here is total: any bytes give a value or a [`HeaderError`].
 
 use std::borrow::Cow;
+use std::fmt;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -18,8 +19,28 @@ use super::{binary_header, fastjson, json_header};
 const EXCERPT_BYTES_MAX: usize = 128;
 
 /// The header fields of one request, in the order sent. Looking one up is a scan: requests have few.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ExtFields<'f>(SmallVec<[(Cow<'f, str>, Cow<'f, str>); 16]>);
+#[derive(Clone, Default)]
+pub struct ExtFields<'f> {
+    fields: SmallVec<[(Text<'f>, Text<'f>); FIELDS_INLINE]>,
+    /// The texts that do not stand in the header as they are, one behind the other.
+    unescaped: String,
+}
+
+/// Fields that take no memory of their own: as many as sends and pulls have.
+const FIELDS_INLINE: usize = 14;
+
+/// One text of a field. Small and without anything to drop: there are dozens in every request.
+#[derive(Clone, Copy)]
+enum Text<'f> {
+    Borrowed(&'f str),
+    /// Bytes of [`ExtFields::unescaped`].
+    Unescaped {
+        from: u32,
+        to: u32,
+    },
+}
+
+const _: () = assert!(size_of::<Text<'_>>() == size_of::<&str>());
 
 /// A header that cannot be read (the connection ends), or a field that is missing or does not read as what it should be
 /// (answered with SYSTEM_ERROR and this text).
@@ -93,7 +114,15 @@ impl<'f> ExtFields<'f> {
     /// The text of a field; the last one where a peer sent it twice, as in Java's map.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| &**value)
+        let found = self.fields.iter().rev().find(|(key, _)| self.resolve(*key) == name);
+        found.map(|(_, value)| self.resolve(*value))
+    }
+
+    fn resolve(&self, text: Text<'f>) -> &str {
+        match text {
+            Text::Borrowed(text) => text,
+            Text::Unescaped { from, to } => &self.unescaped[from as usize..to as usize],
+        }
     }
 
     /// The text of a field that must be there.
@@ -133,34 +162,87 @@ impl<'f> ExtFields<'f> {
 
     /// All fields in the order sent.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (&**key, &**value))
+        self.fields.iter().map(|(key, value)| (self.resolve(*key), self.resolve(*value)))
     }
 
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.fields.len()
     }
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.fields.is_empty()
     }
 
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        self.fields.clear();
+        self.unescaped.clear();
     }
 
     /// Appends a field as it arrives.
     ///
     /// # Errors
     /// There are [`HEADER_FIELDS_MAX`] already.
-    #[inline]
     pub(super) fn push(&mut self, key: Cow<'f, str>, value: Cow<'f, str>) -> Result<(), HeaderError> {
-        if self.0.len() == HEADER_FIELDS_MAX {
+        let mut keep = |text| match text {
+            Cow::Borrowed(text) => Text::Borrowed(text),
+            Cow::Owned(text) => self.keep(|unescaped| unescaped.push_str(&text)),
+        };
+        let field = (keep(key), keep(value));
+        self.push_field(field)
+    }
+
+    /// Appends a field whose texts stand in the header as they are.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    #[inline]
+    pub(super) fn push_plain(&mut self, key: &'f str, value: &'f str) -> Result<(), HeaderError> {
+        self.push_field((Text::Borrowed(key), Text::Borrowed(value)))
+    }
+
+    /// Appends a field whose value `unescape` puts behind the text that it is given.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub(super) fn push_unescaped(
+        &mut self,
+        key: &'f str,
+        unescape: impl FnOnce(&mut String),
+    ) -> Result<(), HeaderError> {
+        let value = self.keep(unescape);
+        self.push_field((Text::Borrowed(key), value))
+    }
+
+    fn keep(&mut self, unescape: impl FnOnce(&mut String)) -> Text<'f> {
+        let length = |text: &str| u32::try_from(text.len()).expect("no longer than a frame");
+        let from = length(&self.unescaped);
+        unescape(&mut self.unescaped);
+        Text::Unescaped { from, to: length(&self.unescaped) }
+    }
+
+    #[inline]
+    fn push_field(&mut self, field: (Text<'f>, Text<'f>)) -> Result<(), HeaderError> {
+        if self.fields.len() == HEADER_FIELDS_MAX {
             return Err(HeaderError::TooManyFields { limit: HEADER_FIELDS_MAX });
         }
-        self.0.push((key, value));
+        self.fields.push(field);
         Ok(())
+    }
+}
+
+impl PartialEq for ExtFields<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for ExtFields<'_> {}
+
+impl fmt::Debug for ExtFields<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
     }
 }
 
