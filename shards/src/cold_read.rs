@@ -1,15 +1,18 @@
 //! Reads what is no longer in memory, on the serve core: direct reads in whole chunks through a bounded cache, so that who reads
 //! in order reads ahead, and old data never pushes out the hot tail.
 //!
-//! A chunk is read once however many ask for it, and only so many reads are under way. A file that is still growing is cached
-//! with the length up to which its content was final when the read began; who needs more reads again.
+//! A chunk is read once however many ask for it, and at most [`READS_MAX`] reads are under way. While the log is written to, reads go
+//! one at a time, and rest between each other in proportion to what they took: who writes must not notice who reads old data,
+//! least of all while the disk is slow. A file that is still growing is cached with the length up to which its content was
+//! final when the read began; who needs more reads again.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
 
 use async_lock::Semaphore;
 use bytes::{Bytes, BytesMut};
@@ -17,18 +20,25 @@ use hashbrown::HashMap;
 
 use crate::consume_queue::QueueName;
 use crate::io::cold_file::{ColdFile, DIRECT_ALIGNMENT};
+use crate::limits::FLUSH_BYTES_MAX;
 use crate::position::PhysicalOffset;
 use crate::segment::segment_path;
-use runtime::task::spawn;
+use runtime::task::{sleep, spawn};
 
 /// Bytes of one chunk of the CommitLog, and of a ConsumeQueue, of which one read needs less.
 const SEGMENT_CHUNK_BYTES: u64 = 256 * 1024;
 const QUEUE_CHUNK_BYTES: u64 = 32 * 1024;
-/// Direct reads under way at once, per shard.
-const READS_MAX: usize = 16;
+/// Direct reads under way at once, per shard: as many bytes as one flush of the log has at most.
+const READS_MAX: usize = 4;
+/// The log counts as written to for so long after a commit.
+const WRITTEN_TO: Duration = Duration::from_millis(500);
+/// While the log is written to, reads rest so many times as long as the last one took, and at most so long.
+const REST: u32 = 2;
+const REST_MAX: Duration = Duration::from_millis(20);
 /// Files kept open, per shard.
 const OPEN_FILES_MAX: usize = 256;
 
+const _: () = assert!(READS_MAX as u64 * SEGMENT_CHUNK_BYTES <= FLUSH_BYTES_MAX as u64);
 const _: () = assert!(SEGMENT_CHUNK_BYTES.is_multiple_of(DIRECT_ALIGNMENT));
 const _: () = assert!(QUEUE_CHUNK_BYTES.is_multiple_of(DIRECT_ALIGNMENT));
 
@@ -89,6 +99,10 @@ struct Inner {
     dir: PathBuf,
     cache_bytes_max: usize,
     permits: Semaphore,
+    /// Held by the one read that goes while the log is written to, and while it rests.
+    beside_writes: Semaphore,
+    /// When the log last committed something.
+    committed: Cell<Option<Instant>>,
     state: RefCell<State>,
 }
 
@@ -103,6 +117,11 @@ pub struct ColdLoad {
     pub read_bytes: u64,
     /// Bytes in the cache now.
     pub cached_bytes: u64,
+    /// Reads under way now, and those that wait for their turn.
+    pub reads_under_way: u64,
+    pub reads_waiting: u64,
+    /// Time that reads have rested because the log was written to, microseconds.
+    pub rested_micros: u64,
 }
 
 #[derive(Debug, Default)]
@@ -161,9 +180,20 @@ impl Flight {
 impl ColdReader {
     /// A reader for the shard at `dir` that caches at most `cache_bytes_max`.
     pub(crate) fn new(dir: PathBuf, cache_bytes_max: usize) -> Self {
-        let inner =
-            Inner { dir, cache_bytes_max, permits: Semaphore::new(READS_MAX), state: RefCell::default() };
+        let inner = Inner {
+            dir,
+            cache_bytes_max,
+            permits: Semaphore::new(READS_MAX),
+            beside_writes: Semaphore::new(1),
+            committed: Cell::new(None),
+            state: RefCell::default(),
+        };
         Self { inner: Rc::new(inner) }
+    }
+
+    /// The log has committed something at `now`: reads make way for it.
+    pub(crate) fn log_committed(&self, now: Instant) {
+        self.inner.committed.set(Some(now));
     }
 
     /// Reads a stretch. The bytes are a part of a cached chunk where they lie in one.
@@ -273,21 +303,25 @@ impl Inner {
         }
     }
 
+    /// Reads a chunk when it is its turn, and gives it to all who wait for it.
     async fn read_chunk(self: Rc<Self>, key: (ColdName, u64), flight: Rc<Flight>, forgets: u64) {
-        let (name, index) = &key;
-        let chunk_bytes = name.chunk_bytes();
-        let result = async {
-            let _turn = self.permits.acquire().await;
-            let file = self.file(name).await?;
-            let len = usize::try_from(chunk_bytes).expect("a chunk fits in memory");
-            file.read(index * chunk_bytes, len).await
+        self.state.borrow_mut().load.reads_waiting += 1;
+        let turn = self.permits.acquire().await;
+        let beside_writes = match self.is_written_to() {
+            true => Some(self.beside_writes.acquire().await),
+            false => None,
         };
-        let result = result.await.map_err(|error| ReadError::Io {
-            path: self.path(name).display().to_string(),
-            at: index * chunk_bytes,
-            reason: error.to_string(),
-        });
+        {
+            let load = &mut self.state.borrow_mut().load;
+            load.reads_waiting -= 1;
+            load.reads_under_way += 1;
+        }
+        let began = Instant::now();
+        let result = self.read_from_disk(&key).await;
+        let took = began.elapsed();
+        drop(turn);
         let mut state = self.state.borrow_mut();
+        state.load.reads_under_way -= 1;
         if state.flights.get(&key).is_some_and(|known| Rc::ptr_eq(known, &flight)) {
             state.flights.remove(&key);
         }
@@ -299,6 +333,30 @@ impl Inner {
         }
         drop(state);
         flight.land(result);
+        if beside_writes.is_some() {
+            let rested = Instant::now();
+            sleep((took * REST).min(REST_MAX)).await;
+            let rested = u64::try_from(rested.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.state.borrow_mut().load.rested_micros += rested;
+        }
+    }
+
+    fn is_written_to(&self) -> bool {
+        self.committed.get().is_some_and(|committed| committed.elapsed() < WRITTEN_TO)
+    }
+
+    async fn read_from_disk(&self, (name, index): &(ColdName, u64)) -> Result<Bytes, ReadError> {
+        let chunk_bytes = name.chunk_bytes();
+        let at = index * chunk_bytes;
+        let read = async {
+            let len = usize::try_from(chunk_bytes).expect("a chunk fits in memory");
+            self.file(name).await?.read(at, len).await
+        };
+        read.await.map_err(|error| ReadError::Io {
+            path: self.path(name).display().to_string(),
+            at,
+            reason: error.to_string(),
+        })
     }
 
     async fn file(&self, name: &ColdName) -> std::io::Result<Rc<ColdFile>> {

@@ -20,6 +20,7 @@ use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -206,6 +207,7 @@ impl MessageStore {
             self.reader.tail.borrow_mut().push(block.clone());
         }
         self.reader.confirm_offset.set(committed.confirm_offset);
+        self.reader.cold.log_committed(Instant::now());
         let mut batch = DerivedBatch::default();
         while self.dispatched_end < committed.confirm_offset {
             let at = self.dispatched_end;

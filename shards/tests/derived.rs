@@ -4,12 +4,15 @@
 mod fixture;
 mod plain_record;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use fixture::{Log, on_a_core, recover, recover_result, wait_until_written};
+use runtime::task::{spawn, yield_now};
 use shards::message_store::{
     Get, GetRequest, GetResult, GetStatus, MessageStore, MessageStoreConfig, QueueBounds, ReadError,
     RecordLookup, StoreExit, TagFilter, TimeBoundary,
@@ -148,6 +151,58 @@ fn every_message_is_read_from_memory_or_disk_whatever_the_tail_holds() {
         let RecordLookup::Cold(plan) = store.record(at.plus(1)) else { panic!("not in memory") };
         assert_eq!(plan.run().await.unwrap(), None, "no record starts there");
         assert!(matches!(store.record(store.confirm_offset()), RecordLookup::None));
+        store.close(StoreExit::Clean).await.unwrap();
+    });
+}
+
+/// Reads records that lie far from each other, all at once; returns the most reads of the disk that were under way.
+async fn read_at_once(store: &mut MessageStore, log: &mut Log, expected: &[Bytes], commits: bool) -> u64 {
+    let landed = Rc::new(Cell::new(0));
+    let wanted: Vec<_> = expected.iter().step_by(5).cloned().collect();
+    for record in &wanted {
+        let at = RecordView::parse(record).unwrap().physical_offset();
+        let RecordLookup::Cold(plan) = store.record(at) else { panic!("{at} is not in memory") };
+        let (record, landed) = (record.clone(), Rc::clone(&landed));
+        spawn(async move {
+            assert_eq!(plan.run().await.unwrap(), Some(record));
+            landed.set(landed.get() + 1);
+        });
+    }
+    let mut most = 0;
+    while landed.get() < wanted.len() {
+        if commits {
+            log.append("other", 0, b"", b"new");
+            store.dispatch(&log.commit(), &mut |_| {});
+        }
+        yield_now().await;
+        most = most.max(store.load().cold.reads_under_way);
+    }
+    most
+}
+
+#[test]
+fn old_data_is_read_in_one_place_at_a_time_while_the_log_is_written_to() {
+    on_a_core(|root| async move {
+        let mut log = Log::new(&root);
+        let mut store = fixture::open(&root, MessageStoreConfig::default());
+        let expected: Vec<_> = (0..60).map(|_| log.append("orders", 0, b"", &[b'x'; 100_000])).collect();
+        store.dispatch(&log.commit(), &mut |_| {});
+        wait_until_written(&mut store, &mut log).await;
+        store.close(StoreExit::Clean).await.unwrap();
+        log.end_block();
+
+        let mut store = fixture::open(&root, MessageStoreConfig::default());
+        let most = read_at_once(&mut store, &mut log, &expected, false).await;
+        assert!((2..=4).contains(&most), "nobody writes, but {most} reads were under way");
+        let load = store.load().cold;
+        assert_eq!((load.reads_under_way, load.reads_waiting, load.rested_micros), (0, 0, 0));
+        assert!(load.cache_misses >= 12, "each record is in a chunk of its own: {load:?}");
+        store.close(StoreExit::Clean).await.unwrap();
+
+        let mut store = fixture::open(&root, MessageStoreConfig::default());
+        let most = read_at_once(&mut store, &mut log, &expected, true).await;
+        assert_eq!(most, 1, "reads under way beside a log that is written to");
+        assert!(store.load().cold.rested_micros > 0);
         store.close(StoreExit::Clean).await.unwrap();
     });
 }

@@ -23,6 +23,7 @@ const TIME_POWERS: [u32; 13] = [10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 
 const RECORD_POWERS: [u32; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
 const BYTE_POWERS: [u32; 9] = [13, 14, 15, 16, 17, 18, 19, 20, 21];
 const NANOS: f64 = 1e9;
+const MICROS: f64 = 1e6;
 
 /// A node at one moment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -402,11 +403,19 @@ impl NodeSnapshot {
         gauge("ringmq_tail_cold_cache_bytes", "Memory of the cache of cold reads", |shard| {
             shard.store.cold.cached_bytes
         })?;
+        gauge("ringmq_tail_cold_reads_under_way", "Reads of old data under way", |shard| {
+            shard.store.cold.reads_under_way
+        })?;
+        gauge("ringmq_tail_cold_reads_waiting", "Reads of old data that wait for their turn", |shard| {
+            shard.store.cold.reads_waiting
+        })?;
         let mut counter = |name, help, of: fn(&ShardSnapshot) -> u64| {
             page.counters(name, help, shards().map(|(labels, shard)| (labels, of(shard))))
         };
         counter("ringmq_tail_hits", "Pulls whose messages all were in memory", |shard| shard.hot_reads)?;
-        counter("ringmq_tail_misses", "Pulls that had to read the disk", |shard| shard.cold_reads)?;
+        counter("ringmq_tail_misses", "Pulls of which something was not in memory", |shard| {
+            shard.cold_reads
+        })?;
         counter("ringmq_tail_cold_cache_hits", "Chunks of old data that were in the cache", |shard| {
             shard.store.cold.cache_hits
         })?;
@@ -415,7 +424,12 @@ impl NodeSnapshot {
         })?;
         counter("ringmq_tail_cold_read_bytes", "Bytes of old data that were read", |shard| {
             shard.store.cold.read_bytes
-        })
+        })?;
+        page.float_counters(
+            "ringmq_tail_cold_rest_seconds",
+            "Time that reads of old data made way for writes",
+            shards().map(|(labels, shard)| (labels, shard.store.cold.rested_micros as f64 / MICROS)),
+        )
     }
 }
 

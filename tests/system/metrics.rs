@@ -219,6 +219,52 @@ fn the_page_agrees_with_what_was_done() {
 }
 
 #[test]
+fn reads_of_old_data_are_told_from_reads_of_the_hot_tail() {
+    let _guard = beside_others();
+    let settings = Settings { shards: 1, ..Settings::default() };
+    let mut server = Server::start(settings);
+    let queue = Ledger::new(&server, "old", 1).topic.remove(0);
+    let send = |server: &Server, count: usize| {
+        let mut client = server.client();
+        for _ in 0..count {
+            client.send(&queue, "producers", &OutMessage::new("", &[7; 100_000]), 0).expect("send");
+        }
+    };
+    // A pull of one message; what it changed of: hits, misses, and of the cache's hits, its misses and the bytes that were read.
+    let counted = |server: &Server| {
+        let page = Page::get(server);
+        ["hits", "misses", "cold_cache_hits", "cold_cache_misses", "cold_read_bytes"]
+            .map(|name| page.sum(&format!("ringmq_tail_{name}_total"), &[]))
+    };
+    let pull = |server: &Server, offset: u64| {
+        let before = counted(server);
+        let pull = Pull { group: "readers", offset, messages_max: 1, subscription: "*", hold: None };
+        assert_eq!(server.client().pull(&queue, &pull).expect("pull").messages().count(), 1);
+        let after = counted(server);
+        std::array::from_fn::<f64, 5, _>(|i| after[i] - before[i])
+    };
+    send(&server, 8);
+    // After a start the hot tail is empty: what was there before is old.
+    assert!(server.stop().success());
+    server.start_again(settings);
+    send(&server, 1);
+    // The page itself reads the oldest message once.
+    counted(&server);
+    assert_eq!(pull(&server, 8), [1.0, 0.0, 0.0, 0.0, 0.0], "the hot tail");
+    let [hits, misses, _, read, bytes] = pull(&server, 7);
+    assert_eq!((hits, misses), (0.0, 1.0));
+    assert!(read >= 1.0 && bytes >= read * 32.0 * 1024.0, "{read} chunks, {bytes} bytes");
+    let [hits, misses, cached, read, bytes] = pull(&server, 7);
+    assert_eq!((hits, misses, read, bytes), (0.0, 1.0, 0.0, 0.0), "from the cache");
+    assert!(cached >= 2.0, "the entry and the record: {cached} chunks");
+    let page = Page::get(&server);
+    assert!(page.sum("ringmq_tail_cold_cache_bytes", &[]) >= 256.0 * 1024.0);
+    for gauge in ["ringmq_tail_cold_reads_under_way", "ringmq_tail_cold_reads_waiting"] {
+        assert_eq!(page.sum(gauge, &[]), 0.0, "{gauge}");
+    }
+}
+
+#[test]
 fn the_commands_show_slow_requests_stages_and_the_load_of_cores() {
     let _guard = beside_others();
     let server = Server::start(Settings::default().co_located());
