@@ -402,28 +402,37 @@ impl MessageStore {
         }
     }
 
-    /// The records of messages, if all are in the hot tail.
+    /// The records of messages, if all are in the hot tail. Those that are neighbours in a block come as one piece.
     fn hot_records(&self, messages: &[Selected]) -> Option<Vec<Bytes>> {
         let tail = self.reader.tail.borrow();
-        let mut records = Vec::with_capacity(messages.len());
-        // Neighbours are mostly in one block, which is then looked up and counted once.
+        let mut pieces = Vec::with_capacity(messages.len());
+        // The block of the last piece: it is looked up and counted once.
         let mut block: Option<(PhysicalOffset, Bytes)> = None;
-        for Selected { entry, .. } in messages {
-            let (at, len) = (entry.physical_offset, entry.size_bytes as usize);
-            let is_in = |(start, bytes): &&(PhysicalOffset, Bytes)| {
-                *start <= at && at.since(*start) + len as u64 <= bytes.len() as u64
+        let mut wanted = messages.iter().map(|message| message.entry).peekable();
+        while let Some(first) = wanted.next() {
+            let at = first.physical_offset;
+            let holds_it = |(start, bytes): &&(PhysicalOffset, Bytes)| {
+                *start <= at && at.since(*start) < bytes.len() as u64
             };
-            if block.as_ref().filter(is_in).is_none() {
+            if block.as_ref().filter(holds_it).is_none() {
                 let found = tail.block_at(at)?;
-                let found_len =
-                    usize::try_from(found.end().since(found.start())).expect("a block fits in memory");
-                block = Some((found.start(), found.shared_bytes(found.start(), found_len)));
+                let len = usize::try_from(found.end().since(found.start())).expect("a block fits in memory");
+                block = Some((found.start(), found.shared_bytes(found.start(), len)));
             }
-            let (start, bytes) = block.as_ref().filter(is_in)?;
-            let skip = usize::try_from(at.since(*start)).expect("a block fits in memory");
-            records.push(bytes.slice(skip..skip + len));
+            let (start, bytes) = block.as_ref()?;
+            let from = usize::try_from(at.since(*start)).expect("a block fits in memory");
+            let mut to = from + first.size_bytes as usize;
+            while let Some(next) = wanted.next_if(|next| {
+                next.physical_offset == start.plus(to as u64) && to + next.size_bytes as usize <= bytes.len()
+            }) {
+                to += next.size_bytes as usize;
+            }
+            if to > bytes.len() {
+                return None;
+            }
+            pieces.push(bytes.slice(from..to));
         }
-        Some(records)
+        Some(pieces)
     }
 
     /// The record that starts at `at`.

@@ -23,11 +23,25 @@ use shards::record::properties::java_string_hash;
 use shards::recovery::RecoveryError;
 use shards::side_writer::SideWriter;
 
+/// Whether it came from memory, and what it is, record by record.
 async fn get(store: &MessageStore, request: &GetRequest<'_>) -> (bool, GetResult) {
-    match store.get(request) {
+    let (is_hot, mut result) = match store.get(request) {
         Get::Ready(result) => (true, result),
         Get::Cold(plan) => (false, plan.run().await.unwrap()),
+    };
+    result.records = result.records.iter().flat_map(each_record).collect();
+    assert_eq!(result.records.len(), result.messages as usize);
+    assert_eq!(result.records.iter().map(Bytes::len).sum::<usize>(), result.bytes);
+    (is_hot, result)
+}
+
+fn each_record(piece: &Bytes) -> Vec<Bytes> {
+    let (mut rest, mut records) = (piece.clone(), Vec::new());
+    while !rest.is_empty() {
+        let size = RecordView::parse(&rest).unwrap().total_size();
+        records.push(rest.split_to(size));
     }
+    records
 }
 
 fn request<'a>(queue_id: u32, offset: u64, filter: &'a TagFilter) -> GetRequest<'a> {
@@ -151,6 +165,37 @@ fn every_message_is_read_from_memory_or_disk_whatever_the_tail_holds() {
         let RecordLookup::Cold(plan) = store.record(at.plus(1)) else { panic!("not in memory") };
         assert_eq!(plan.run().await.unwrap(), None, "no record starts there");
         assert!(matches!(store.record(store.confirm_offset()), RecordLookup::None));
+        store.close(StoreExit::Clean).await.unwrap();
+    });
+}
+
+#[test]
+fn records_that_lie_side_by_side_in_memory_leave_as_one_piece() {
+    on_a_core(|root| async move {
+        let mut log = Log::new(&root);
+        let mut store = fixture::open(&root, MessageStoreConfig::default());
+        let body = vec![b'x'; fixture::BLOCK_BYTES / 64];
+        // Three neighbours, then one after a message of another queue, then two of which the second begins a block.
+        let mut expected: Vec<_> = (0..3).map(|_| log.append("orders", 0, b"", &body)).collect();
+        log.append("other", 0, b"", &body);
+        expected.extend([log.append("orders", 0, b"", &body), log.append("orders", 0, b"", &body)]);
+        log.end_block_here();
+        expected.push(log.append("orders", 0, b"", &body));
+        store.dispatch(&log.commit(), &mut |_| {});
+        let Get::Ready(result) = store.get(&request(0, 0, &TagFilter::All)) else {
+            panic!("all is in memory")
+        };
+        assert_eq!(
+            result.records.iter().map(|piece| each_record(piece).len()).collect::<Vec<_>>(),
+            [3, 2, 1]
+        );
+        assert_eq!((result.messages, result.bytes), (6, expected.iter().map(Bytes::len).sum()));
+        assert_eq!(result.records.concat(), expected.concat());
+        let Get::Ready(middle) = store.get(&GetRequest { messages_max: 1, ..request(0, 1, &TagFilter::All) })
+        else {
+            panic!("all is in memory")
+        };
+        assert_eq!(middle.records, [expected[1].clone()]);
         store.close(StoreExit::Clean).await.unwrap();
     });
 }

@@ -21,6 +21,8 @@ pub struct ConsumerOffsetTable {
     offsets: BTreeMap<String, BTreeMap<i32, i64>>,
     data_version: DataVersion,
     generation: u64,
+    /// Where a commit puts its key together.
+    key: String,
 }
 
 /// `consumerOffset.json`.
@@ -66,10 +68,11 @@ impl ConsumerOffsetTable {
 
     /// Takes note that `group` will consume `offset` next.
     pub fn commit(&mut self, group: &str, topic: &str, queue_id: i32, offset: i64, now_ms: i64) {
-        let key = key(topic, group);
-        let queues = match self.offsets.get_mut(&key) {
+        self.key.clear();
+        push_key(&mut self.key, topic, group);
+        let queues = match self.offsets.get_mut(&self.key) {
             Some(queues) => queues,
-            None => self.offsets.entry(key).or_default(),
+            None => self.offsets.entry(self.key.clone()).or_default(),
         };
         if queues.insert(queue_id, offset) == Some(offset) {
             return;
@@ -128,10 +131,14 @@ impl ConsumerOffsetTable {
 
 fn key(topic: &str, group: &str) -> String {
     let mut key = String::with_capacity(topic.len() + 1 + group.len());
+    push_key(&mut key, topic, group);
+    key
+}
+
+fn push_key(key: &mut String, topic: &str, group: &str) {
     key.push_str(topic);
     key.push('@');
     key.push_str(group);
-    key
 }
 
 #[cfg(test)]

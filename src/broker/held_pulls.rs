@@ -17,6 +17,7 @@ use shards::position::QueueOffset;
 use smallvec::SmallVec;
 
 use crate::metrics::traffic::GroupTraffic;
+use crate::remoting::body::topic::TopicConfig;
 use crate::remoting::response::ReplyTo;
 use crate::transport::{Connection, ConnectionId};
 
@@ -25,14 +26,14 @@ use crate::transport::{Connection, ConnectionId};
 pub struct HeldPull {
     pub connection: Rc<Connection>,
     pub reply_to: ReplyTo,
-    pub topic: Box<str>,
+    /// As the topic was when the request came.
+    pub topic: Rc<TopicConfig>,
     pub queue_id: u32,
     pub offset: QueueOffset,
     pub messages_max: u32,
     pub bytes_max: usize,
     pub filter: TagFilter,
     /// Told with the answer.
-    pub topic_sys_flag: i32,
     pub group_sys_flag: i32,
     /// Where what it gets is counted.
     pub traffic: Rc<GroupTraffic>,
@@ -94,11 +95,11 @@ impl HeldPulls {
         let is_first = self.next_deadline().is_none_or(|first| deadline < first);
         self.by_deadline.insert((deadline, id));
         self.by_connection.insert((pull.connection.id(), id));
-        let queue = QueueRef { topic: &pull.topic, queue_id: pull.queue_id };
+        let queue = pull.queue();
         match self.by_queue.get_mut(&queue) {
             Some(ids) => ids.push(id),
             None => {
-                let queue = QueueKey { topic: pull.topic.clone(), queue_id: pull.queue_id };
+                let queue = QueueKey { topic: Rc::clone(&pull.topic), queue_id: pull.queue_id };
                 self.by_queue.insert(queue, SmallVec::from_elem(id, 1));
             }
         }
@@ -159,7 +160,7 @@ impl HeldPulls {
         let Held { pull, deadline } = self.pulls.remove(&id).expect("the orders list only held pulls");
         self.by_deadline.remove(&(deadline, id));
         self.by_connection.remove(&(pull.connection.id(), id));
-        let queue = QueueRef { topic: &pull.topic, queue_id: pull.queue_id };
+        let queue = pull.queue();
         let ids = self.by_queue.get_mut(&queue).expect("a held pull is listed under its queue");
         ids.retain(|other| *other != id);
         if ids.is_empty() {
@@ -169,11 +170,26 @@ impl HeldPulls {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
+impl HeldPull {
+    fn queue(&self) -> QueueRef<'_> {
+        QueueRef { topic: &self.topic.topic_name, queue_id: self.queue_id }
+    }
+}
+
+/// A queue with pulls. Holds the configuration of its topic for the name alone: nothing is allocated for a pull that is held.
+#[derive(Debug)]
 struct QueueKey {
-    topic: Box<str>,
+    topic: Rc<TopicConfig>,
     queue_id: u32,
 }
+
+impl PartialEq for QueueKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.queue_id == other.queue_id && self.topic.topic_name == other.topic.topic_name
+    }
+}
+
+impl Eq for QueueKey {}
 
 /// A [`QueueKey`] that owns nothing, so that an arrival is looked up without an allocation.
 struct QueueRef<'a> {
@@ -183,7 +199,7 @@ struct QueueRef<'a> {
 
 impl Hash for QueueKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        QueueRef { topic: &self.topic, queue_id: self.queue_id }.hash(state);
+        QueueRef { topic: &self.topic.topic_name, queue_id: self.queue_id }.hash(state);
     }
 }
 
@@ -196,7 +212,7 @@ impl Hash for QueueRef<'_> {
 
 impl Equivalent<QueueKey> for QueueRef<'_> {
     fn equivalent(&self, key: &QueueKey) -> bool {
-        self.queue_id == key.queue_id && *self.topic == *key.topic
+        self.queue_id == key.queue_id && self.topic == key.topic.topic_name
     }
 }
 
@@ -213,13 +229,12 @@ mod tests {
         HeldPull {
             connection: Connection::detached(ConnectionId(connection), peer),
             reply_to: ReplyTo { opaque: 1, serialize_type: SerializeType::Json, oneway: false },
-            topic: topic.into(),
+            topic: Rc::new(TopicConfig { topic_name: topic.to_owned(), ..TopicConfig::default() }),
             queue_id,
             offset: QueueOffset::new(offset),
             messages_max: 32,
             bytes_max: 1024,
             filter,
-            topic_sys_flag: 0,
             group_sys_flag: 0,
             traffic: Traffic::default().group(topic, "g", || false),
         }

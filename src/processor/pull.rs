@@ -53,13 +53,12 @@ pub fn pull(call: &Call<'_, '_>) -> Result<Served, Refusal> {
     let pull = HeldPull {
         connection: Rc::clone(call.connection),
         reply_to: call.reply_to,
-        topic: header.topic.into(),
+        topic,
         queue_id,
         offset: QueueOffset::from_i64(header.queue_offset).unwrap_or_default(),
         messages_max: u32::try_from(header.max_msg_nums).unwrap_or(0).clamp(1, PULL_MESSAGES_MAX),
         bytes_max: bytes_max(&header),
         filter,
-        topic_sys_flag: topic.topic_sys_flag,
         group_sys_flag: group.group_sys_flag,
         traffic,
     };
@@ -195,17 +194,17 @@ fn tag_filter(expression: &str) -> Option<TagFilter> {
 
 /// Reads once more for a pull that was held. It is not held again.
 pub(super) fn read_again(broker: &mut Broker, pull: HeldPull) {
-    if broker.topics.contains(&pull.topic) {
+    if broker.topics.contains(&pull.topic.topic_name) {
         read(broker, pull, None);
     } else {
-        no_topic(&pull.topic).send(&pull.connection, pull.reply_to);
+        no_topic(&pull.topic.topic_name).send(&pull.connection, pull.reply_to);
     }
 }
 
 /// Reads and answers; or holds the pull, if it may be; or leaves the answer to a task that reads the disk.
 fn read(broker: &mut Broker, pull: HeldPull, hold_until: Option<Instant>) {
     let request = GetRequest {
-        topic: &pull.topic,
+        topic: &pull.topic.topic_name,
         queue_id: pull.queue_id,
         offset: pull.offset,
         messages_max: pull.messages_max,
@@ -243,7 +242,7 @@ fn read(broker: &mut Broker, pull: HeldPull, hold_until: Option<Instant>) {
                         observer.read_from_disk(began, subject);
                     }
                     Err(error) => {
-                        tracing::error!(topic = %pull.topic, queue_id = pull.queue_id, offset = %pull.offset, %error,
+                        tracing::error!(topic = %pull.topic.topic_name, queue_id = pull.queue_id, offset = %pull.offset, %error,
                             "a pull could not be read");
                         let refusal = Refusal::new(response::SYSTEM_ERROR, error.to_string());
                         refusal.send(&pull.connection, pull.reply_to);
@@ -271,7 +270,7 @@ fn answer_or_hold(broker: &mut Broker, pull: HeldPull, result: GetResult, hold_u
 
 /// What a client is told when it asks for an offset below zero.
 fn before_the_first(broker: &Broker, pull: &HeldPull) -> GetResult {
-    let bounds = broker.store.bounds(&pull.topic, pull.queue_id);
+    let bounds = broker.store.bounds(&pull.topic.topic_name, pull.queue_id);
     let status = if bounds.is_some() { GetStatus::OffsetTooSmall } else { GetStatus::NoMatchedLogicQueue };
     let bounds = bounds.unwrap_or_default();
     GetResult {
@@ -310,7 +309,7 @@ fn answer(pull: &HeldPull, asked: i64, result: GetResult) {
         ("nextBeginOffset", &result.next_begin_offset.get()),
         ("minOffset", &result.min_offset.get()),
         ("maxOffset", &result.max_offset.get()),
-        ("topicSysFlag", &pull.topic_sys_flag),
+        ("topicSysFlag", &pull.topic.topic_sys_flag),
         ("groupSysFlag", &pull.group_sys_flag),
     ];
     let code = code(result.status, asked);

@@ -29,7 +29,7 @@ pub struct GetResult {
     pub min_offset: QueueOffset,
     /// The offset that the queue's next message gets.
     pub max_offset: QueueOffset,
-    /// Whole records, in queue order.
+    /// Whole records, in queue order. Those that lie side by side in memory come as one piece.
     pub records: Vec<Bytes>,
     /// Sum of the lengths of `records`.
     pub bytes: usize,

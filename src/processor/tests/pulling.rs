@@ -3,10 +3,15 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+
 use super::sending::send;
 use super::shard::{Answer, Ask, TestShard, answer, answers};
-use crate::processor::{connection_closed, pull};
+use crate::processor::{Served, connection_closed, pull, serve};
 use crate::remoting::body::topic::{TopicConfig, perm};
+use crate::remoting::field_text::FieldText;
+use crate::remoting::frame::{Frame, SerializeType, split_frame};
+use crate::remoting::response::write_request;
 use crate::transport::Connection;
 
 /// Bits of a pull's flag: hold it, and take the subscription from the request.
@@ -61,6 +66,44 @@ fn store(shard: &mut TestShard, tags: &[&str]) {
 
 fn bodies(answer: &Answer) -> Vec<String> {
     answer.records().iter().map(|view| String::from_utf8_lossy(view.body()).into_owned()).collect()
+}
+
+/// What is left: the list of what was selected, the count of its block, the list of pieces, and the nodes of trees now and then.
+#[test]
+fn a_pull_that_is_held_takes_no_allocation_and_its_answer_a_few() {
+    const PULLS: u64 = 64;
+    let mut shard = TestShard::with_topic("Orders");
+    store(&mut shard, &["a"]);
+    let client = shard.client();
+    let held = pull_frame(&[("queueOffset", "1"), ("sysFlag", HOLD)]);
+    let answered = pull_frame(&[]);
+    let serve_all = |frame: &Frame| {
+        for _ in 0..PULLS {
+            assert!(matches!(serve(&shard.broker, &client, frame), Ok(Served::Now)));
+        }
+    };
+    serve_all(&held);
+    let used = allocation_counter::measure(|| serve_all(&held));
+    assert!(used.count_total < PULLS / 2, "{} for {PULLS} pulls that are held", used.count_total);
+    connection_closed(&shard.broker, client.id());
+    serve_all(&answered);
+    client.take_output();
+    let used = allocation_counter::measure(|| serve_all(&answered));
+    assert!(used.count_total <= 3 * PULLS + 16, "{} for {PULLS} answers", used.count_total);
+    assert_eq!(answers(&client).len() as u64, PULLS);
+}
+
+fn pull_frame(changes: &[(&str, &str)]) -> Frame {
+    let mut fields = PULL.to_vec();
+    for (name, value) in changes {
+        fields.retain(|(known, _)| known != name);
+        fields.push((name, value));
+    }
+    let fields: Vec<(&str, &dyn FieldText)> =
+        fields.iter().map(|(name, value)| (*name, value as &dyn FieldText)).collect();
+    let mut bytes = BytesMut::new();
+    write_request(&mut bytes, SerializeType::Json, 11, 1, false, &fields, &[]);
+    split_frame(&mut bytes).expect("a frame").expect("a whole frame")
 }
 
 #[test]
