@@ -5,6 +5,7 @@
 //! ([`executor::Backend`]) and everything that is called on that core uses it. All `unsafe` code of the kernel's interface stands in
 //! this crate.
 
+pub mod allocation;
 pub mod executor;
 pub mod file;
 pub mod host;

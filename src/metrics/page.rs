@@ -294,6 +294,16 @@ impl NodeSnapshot {
             "Times that the core's ring was entered",
             answered().map(|(labels, core)| (labels, core.load.kernel_entries)),
         )?;
+        page.counters(
+            "ringmq_core_allocations",
+            "Times that the core's thread allocated memory, or changed the size of what it had",
+            answered().map(|(labels, core)| (labels, core.allocations.count)),
+        )?;
+        page.counters(
+            "ringmq_core_allocated_bytes",
+            "Bytes that the core's thread allocated",
+            answered().map(|(labels, core)| (labels, core.allocations.bytes)),
+        )?;
         let mut times = |name, help, of: fn(&CoreSnapshot) -> &Distribution| {
             page.histograms(name, help, answered().map(|(labels, core)| (labels, seconds(of(core)))))
         };

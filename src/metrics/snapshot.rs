@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use runtime::allocation::Allocations;
 use runtime::load::Load;
 use runtime::meter::Distribution;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,9 @@ pub struct CoreSnapshot {
     /// The thread's folder below `/proc`, such as `12/task/15`.
     pub thread: String,
     pub load: Load,
+    /// What its thread has allocated.
+    #[serde(default)]
+    pub allocations: Allocations,
     /// Messages that wait in its mailbox.
     pub mailbox_messages: usize,
     /// Messages that do not fit into other cores' mailboxes.
@@ -148,6 +152,10 @@ pub struct StageSummary {
     pub p99_us: f64,
     pub p999_us: f64,
     pub max_us: f64,
+    /// Requests by time: how many took up to so many microseconds and more than the pair before. The ends are powers of two
+    /// nanoseconds; empty buckets are left out.
+    #[serde(default)]
+    pub buckets: Vec<(f64, u64)>,
 }
 
 /// One of the slowest requests.

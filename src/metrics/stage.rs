@@ -140,10 +140,19 @@ impl StageHistograms {
                     p99_us: micros(0.99),
                     p999_us: micros(0.999),
                     max_us: histogram.max() as f64 / 1000.0,
+                    buckets: buckets(histogram),
                 }
             })
             .collect()
     }
+}
+
+/// Counts by powers of two.
+fn buckets(histogram: &Histogram<u64>) -> Vec<(f64, u64)> {
+    let steps = histogram
+        .iter_log(1, 2.0)
+        .map(|step| ((step.value_iterated_to() + 1) as f64 / 1000.0, step.count_since_last_iteration()));
+    steps.filter(|(_, count)| *count > 0).collect()
 }
 
 #[cfg(test)]
@@ -179,6 +188,9 @@ mod tests {
         let [flush, disk] = &histograms.summaries()[..] else { panic!("two stages") };
         assert_eq!((flush.stage.as_str(), flush.requests), ("flush", 100));
         assert!((50.0..51.0).contains(&flush.p50_us) && (100.0..102.0).contains(&flush.max_us), "{flush:?}");
+        let upto =
+            |us: f64| flush.buckets.iter().filter(|(end, _)| *end <= us).map(|(_, count)| count).sum::<u64>();
+        assert_eq!((upto(16.384), upto(65.536), upto(131.072)), (16, 65, 100), "{flush:?}");
         assert!(disk.max_us >= 59_000_000.0, "{disk:?}");
     }
 }

@@ -319,6 +319,7 @@ impl Core {
             cpu: self.cpu,
             thread: self.thread.clone(),
             load: runtime::load::of_this_core(),
+            allocations: runtime::allocation::of_this_thread(),
             mailbox_messages: self.mailbox.waiting(),
             outgoing_messages: self.mesh.waiting(),
             hops: self.mailbox.hops(),
