@@ -3,7 +3,7 @@
 //! Every round runs every peer once; who begins alternates, so that a drift of the machine favours nobody. A peer that cannot do a
 //! step leaves a gap in the table and a line below it; the rest goes on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +51,9 @@ pub struct CompareArgs {
     /// How often each peer runs
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub rounds: u32,
+    /// Number of the first of them, when a comparison is made in several sittings: `report` joins their results
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub first_round: u32,
     /// Load before the first step after every start, not measured; a JVM needs this long
     #[arg(long, value_parser = parse_duration, default_value = "15s", value_name = "TIME")]
     pub warm_start: Duration,
@@ -108,7 +111,7 @@ pub fn run(args: &CompareArgs) -> Result<(), BenchError> {
     };
     for workload in &workloads {
         for flush in &workload.flush {
-            for round in 1..=args.rounds {
+            for round in (args.first_round..).take(args.rounds as usize) {
                 for rank in order(args.peers.len(), round) {
                     sitting.visit(workload, *flush, round, rank)?;
                 }
@@ -124,10 +127,15 @@ fn order(peers: usize, round: u32) -> Vec<usize> {
 }
 
 /// The folder with the stores; it goes in the end.
-struct WorkDir(PathBuf);
+#[derive(Debug)]
+pub(crate) struct WorkDir(PathBuf);
 
 impl WorkDir {
-    fn make(path: PathBuf) -> Result<Self, BenchError> {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn make(path: PathBuf) -> Result<Self, BenchError> {
         make_dir(&path)?;
         Ok(Self(path))
     }
@@ -141,10 +149,11 @@ impl Drop for WorkDir {
     }
 }
 
-type Current = Arc<Mutex<Option<RunningPeer>>>;
+/// The peer that runs, for whoever interrupts.
+pub(crate) type Current = Arc<Mutex<Option<RunningPeer>>>;
 
 /// Brokers outlive whoever started them: an interrupt stops the one that runs, then ends this process as it would have.
-fn stop_on_signals(work: &WorkDir) -> Result<Current, BenchError> {
+pub(crate) fn stop_on_signals(work: &WorkDir) -> Result<Current, BenchError> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let current = Current::default();
     let (running, path) = (current.clone(), work.0.clone());
@@ -243,6 +252,7 @@ impl Sitting<'_> {
             in_flight: Some(64),
             batch: 1,
             delay_level: 0,
+            client: None,
             ..step.load.clone()
         };
         let warmed = match &seen.protocol {
@@ -283,7 +293,9 @@ impl Sitting<'_> {
 
     /// A run of the peer's own tool. The tool's own start is part of the wall time of the probe, not of its figures.
     fn measure_own(&self, step: &Step, seen: &Seen, options: &ReportOptions) -> Result<Report, BenchError> {
-        if step.receive.is_some() || step.cold.is_some() || step.load.batch > 1 || step.load.delay_level > 0 {
+        let load = &step.load;
+        let plain = load.batch == 1 && load.delay_level == 0 && load.client.is_none();
+        if step.receive.is_some() || step.cold.is_some() || !plain {
             let problem = "its own tool only sends single messages";
             return Err(BenchError::Option { option: "--peer", problem: problem.to_owned() });
         }

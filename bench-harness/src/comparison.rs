@@ -15,7 +15,7 @@ struct Figure {
     of: fn(&Report) -> Option<f64>,
 }
 
-const FIGURES: [Figure; 18] = [
+const FIGURES: [Figure; 20] = [
     Figure { name: "throughput", unit: "msg/s", of: |report| Some(report.result.messages_per_second) },
     Figure { name: "delivered", unit: "msg/s", of: |report| delivered(&report.result) },
     Figure {
@@ -27,6 +27,16 @@ const FIGURES: [Figure; 18] = [
     Figure { name: "send p99", unit: "ms", of: |report| send(report, |latency| latency.p99) },
     Figure { name: "send p99.9", unit: "ms", of: |report| send(report, |latency| latency.p99_9) },
     Figure { name: "send max", unit: "ms", of: |report| send(report, |latency| latency.max) },
+    Figure {
+        name: "client says",
+        unit: "msg/s",
+        of: |report| report.result.client.map(|client| client.send_tps),
+    },
+    Figure {
+        name: "client says, average",
+        unit: "ms",
+        of: |report| report.result.client.map(|client| client.average_rt_ms),
+    },
     Figure { name: "end to end p50", unit: "ms", of: |report| e2e(report, |latency| latency.p50) },
     Figure { name: "end to end p99", unit: "ms", of: |report| e2e(report, |latency| latency.p99) },
     Figure { name: "end to end p99.9", unit: "ms", of: |report| e2e(report, |latency| latency.p99_9) },

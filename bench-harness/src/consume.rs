@@ -100,6 +100,7 @@ pub fn run(args: &ConsumeArgs) -> Result<(), BenchError> {
     let clock = RunClock::starting_at(Instant::now());
     let pulling = Pulling::start(plan, clock)?;
     let window = Watch {
+        client_pids: Vec::new(),
         warmup: Duration::ZERO,
         end: args.duration,
         broker_pids: pids.clone(),

@@ -39,6 +39,8 @@ pub enum BenchError {
     Workload(#[from] ConfigError),
     #[error("peer {peer}: `{verb}` failed: {problem}")]
     Peer { peer: String, verb: &'static str, problem: String },
+    #[error("client {script}: {problem}")]
+    StockClient { script: String, problem: String },
     #[error("{count} runs failed or had errors, listed above")]
     RunsFailed { count: usize },
     #[error("the run had {errors} errors, listed above: its figures do not count")]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use bench_harness::error::BenchError;
-use bench_harness::{compare, consume, e2e, produce, report_page, run, verify};
+use bench_harness::{compare, consume, e2e, produce, profile, report_page, run, verify};
 use clap::{Parser, Subcommand};
 
 /// Measures brokers that speak RocketMQ's remoting protocol, RingMQ and the stock Java broker alike.
@@ -36,6 +36,7 @@ enum Command {
     List,
     Compare(compare::CompareArgs),
     Report(report_page::PageArgs),
+    Profile(profile::ProfileArgs),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::List => run::list(),
         Command::Compare(args) => compare::run(&args),
         Command::Report(args) => report_page::run(&args),
+        Command::Profile(args) => profile::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

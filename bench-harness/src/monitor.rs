@@ -19,6 +19,8 @@ pub struct Watch {
     /// … and ends here, or with the run.
     pub end: Option<Duration>,
     pub broker_pids: Vec<u32>,
+    /// Processes that send in the place of this one: what they use counts as its own.
+    pub client_pids: Vec<u32>,
     /// A line of progress each second.
     pub progress: bool,
 }
@@ -58,7 +60,7 @@ pub fn watch(
         at: Instant::now(),
         messages: counts().messages,
         broker: usage_of(&watch.broker_pids),
-        own: own_usage(),
+        own: own_usage().and(usage_of(&watch.client_pids)),
     };
     let mut observed = Observed::default();
     let mut progress = Progress::new(watch.progress);
@@ -157,6 +159,7 @@ mod tests {
             warmup: Duration::from_millis(300),
             end: Some(Duration::from_millis(1200)),
             broker_pids: vec![std::process::id()],
+            client_pids: Vec::new(),
             progress: false,
         };
         // One message each millisecond.
@@ -171,7 +174,13 @@ mod tests {
     #[test]
     fn a_run_that_finishes_ends_the_window() {
         let clock = RunClock::starting_at(Instant::now());
-        let plan = Watch { warmup: Duration::ZERO, end: None, broker_pids: Vec::new(), progress: false };
+        let plan = Watch {
+            warmup: Duration::ZERO,
+            end: None,
+            broker_pids: Vec::new(),
+            client_pids: Vec::new(),
+            progress: false,
+        };
         let observed =
             watch(clock, &plan, || Counts { messages: 5, errors: 0 }, || clock.now_ns() > 100_000_000);
         assert!(observed.seconds < 1.0 && observed.messages == 0);

@@ -106,6 +106,10 @@ pub struct LoadOptions {
     /// Generator threads
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub threads: usize,
+    /// Let somebody else's client send instead, through this script (bench-harness/clients/README.md)
+    #[arg(long, value_name = "SCRIPT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<PathBuf>,
     /// Give up when no answer has come for this long
     #[arg(long, value_parser = parse_duration, default_value = "30s", value_name = "TIME")]
     #[serde(serialize_with = "as_seconds_too")]
@@ -187,6 +191,29 @@ fn as_seconds<S: serde::Serializer>(value: &Option<Duration>, serializer: S) -> 
 
 fn as_seconds_too<S: serde::Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(value.as_secs_f64())
+}
+
+#[cfg(test)]
+impl LoadOptions {
+    /// A load for tests: 1 KiB, 64 requests under way over one connection.
+    pub(crate) fn sample() -> Self {
+        Self {
+            connections: 1,
+            in_flight: Some(64),
+            size: 1024,
+            rate: None,
+            duration: Some(Duration::from_secs(1)),
+            messages: None,
+            warmup: Duration::ZERO,
+            batch: 1,
+            delay_level: 0,
+            queues: None,
+            threads: 1,
+            client: None,
+            patience: Duration::from_secs(30),
+            until_disconnect: false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! contract; [`RunningPeer`] is what a script's `start` printed.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
@@ -60,6 +60,8 @@ pub struct RunningPeer {
     pub dir: PathBuf,
     pub protocol: Protocol,
     pub broker_pids: Vec<u32>,
+    /// Its metrics page, when it is a RingMQ.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Peer {
@@ -80,12 +82,14 @@ impl Peer {
             dir: dir.to_owned(),
             protocol: Protocol::Own,
             broker_pids: Vec::new(),
+            metrics: None,
         };
         let output = run_script(&mut command).map_err(|problem| self.failed("start", &problem))?;
         let ready = last_line(&output, "ready").ok_or_else(|| {
             self.failed("start", &format!("it did not print a line that begins with `ready`:\n{output}"))
         })?;
         running.broker_pids = numbers(&ready, "broker_pid");
+        running.metrics = ready.get("metrics").and_then(|address| address.parse().ok());
         running.protocol = match (ready.get("protocol").map(String::as_str), ready.get("namesrv")) {
             (None | Some("rocketmq"), Some(namesrv)) => Protocol::RocketMq { namesrv: namesrv.clone() },
             (Some("own"), _) => Protocol::Own,

@@ -16,12 +16,20 @@ pub struct Usage {
     pub resident_bytes: u64,
 }
 
+impl Usage {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            cpu_seconds: self.cpu_seconds + other.cpu_seconds,
+            resident_bytes: self.resident_bytes + other.resident_bytes,
+        }
+    }
+}
+
 /// Sums over the processes; those that are gone count nothing.
 pub fn usage_of(pids: &[u32]) -> Usage {
-    pids.iter().filter_map(|pid| usage(&pid.to_string())).fold(Usage::default(), |sum, one| Usage {
-        cpu_seconds: sum.cpu_seconds + one.cpu_seconds,
-        resident_bytes: sum.resident_bytes + one.resident_bytes,
-    })
+    pids.iter().filter_map(|pid| usage(&pid.to_string())).fold(Usage::default(), Usage::and)
 }
 
 /// Of this process itself.

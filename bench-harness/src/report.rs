@@ -15,6 +15,7 @@ use crate::monitor::Observed;
 use crate::options::ReportOptions;
 use crate::puller::Received;
 use crate::series::{Interval, one_a_line};
+use crate::stock_client::ClientFigures;
 use crate::tally::Errors;
 
 /// What is stored. Field names carry their units.
@@ -88,8 +89,12 @@ pub struct Outcome {
     pub broker_cpu_seconds: Option<f64>,
     pub broker_cpu_seconds_per_million: Option<f64>,
     pub broker_resident_bytes_max: Option<u64>,
+    /// Of the harness, and of the client that sent in its place.
     pub own_cpu_seconds: f64,
     pub own_cpu_seconds_per_million: f64,
+    /// What somebody else's client said, when it sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientFigures>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acknowledged: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -196,6 +201,14 @@ impl Outcome {
             if let Some(latency) = latency {
                 rows.push((name, latency_row(latency)));
             }
+        }
+        if let Some(client) = &self.client {
+            let (rate, average) = (grouped_rate(client.send_tps), time(client.average_rt_ms * 1e3));
+            let longest = time(client.max_rt_ms_since_start * 1e3);
+            rows.push((
+                "client says",
+                format!("{rate} msg/s, average {average}; since its start at most {longest}"),
+            ));
         }
         match (self.broker_cpu_seconds, self.broker_cpu_seconds_per_million) {
             (Some(seconds), Some(per_million)) => rows.push((

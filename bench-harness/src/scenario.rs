@@ -20,6 +20,7 @@ use crate::options::{LoadOptions, ReportOptions, TargetOptions};
 use crate::payload::{Payload, RunId};
 use crate::puller::{Measured, PullPlan, Pulling, Received};
 use crate::report::{Aim, Outcome, Report};
+use crate::stock_client;
 use crate::target::{broker_pids, by_broker, producing_route};
 
 /// From the last preparation to the first message.
@@ -74,7 +75,10 @@ impl Scenario {
     pub fn measure(&self, command: &str, options: &ReportOptions) -> Result<Report, BenchError> {
         self.load.check()?;
         let scenario = Self { load: self.load.resolved(), ..self.clone() };
-        scenario.measure_resolved(command, options)
+        match &scenario.load.client {
+            Some(script) => stock_client::measure(&scenario, script, command, options),
+            None => scenario.measure_resolved(command, options),
+        }
     }
 
     fn measure_resolved(self, command: &str, options: &ReportOptions) -> Result<Report, BenchError> {
@@ -107,6 +111,7 @@ impl Scenario {
             warmup: load.warmup,
             end: load.end(),
             broker_pids: pids.clone(),
+            client_pids: Vec::new(),
             progress: shows_progress(options.progress),
         };
         let observed = watch(clock, &window, || running.counts(), || running.is_finished());

@@ -4,7 +4,7 @@
 //! The files in `workloads/` are part of the program and known by their names; any other is named by its path. Each key is
 //! known: an unknown one is an error with its line and the key that was probably meant.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ringmq::config::ConfigError;
@@ -20,7 +20,7 @@ use crate::report::qualified_step;
 use crate::scenario::{ReceiveOptions, Scenario};
 
 /// The workloads that come with the program: name and text, sorted.
-pub const BUILT_IN: [(&str, &str); 15] = [
+pub const BUILT_IN: [(&str, &str); 16] = [
     ("batch", include_str!("../workloads/batch.toml")),
     ("cold-reader", include_str!("../workloads/cold-reader.toml")),
     ("connections", include_str!("../workloads/connections.toml")),
@@ -30,6 +30,7 @@ pub const BUILT_IN: [(&str, &str); 15] = [
     ("fan-out", include_str!("../workloads/fan-out.toml")),
     ("flush-modes", include_str!("../workloads/flush-modes.toml")),
     ("in-flight", include_str!("../workloads/in-flight.toml")),
+    ("java-client", include_str!("../workloads/java-client.toml")),
     ("ladder", include_str!("../workloads/ladder.toml")),
     ("many-queues", include_str!("../workloads/many-queues.toml")),
     ("one-hot-queue", include_str!("../workloads/one-hot-queue.toml")),
@@ -40,7 +41,7 @@ pub const BUILT_IN: [(&str, &str); 15] = [
 
 const KEYS: [&str; 9] =
     ["about", "flush", "duration", "warmup", "queues", "send", "receive", "cold", "ladder"];
-const SEND_KEYS: [&str; 6] = ["connections", "in_flight", "size", "rate", "batch", "delay_level"];
+const SEND_KEYS: [&str; 7] = ["client", "connections", "in_flight", "size", "rate", "batch", "delay_level"];
 const RECEIVE_KEYS: [&str; 3] = ["groups", "connections", "pull_messages"];
 const COLD_KEYS: [&str; 3] = ["mebibytes", "readers", "queues"];
 const LADDER_KEYS: [&str; 1] = ["p99_max"];
@@ -127,6 +128,7 @@ struct WorkloadText {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SendText {
+    client: Option<PathBuf>,
     #[serde(default = "one")]
     connections: Values<usize>,
     in_flight: Option<Values<usize>>,
@@ -350,6 +352,7 @@ impl WorkloadText {
             delay_level: self.send.delay_level,
             queues: Some(choice.queues),
             threads: 1,
+            client: self.send.client.clone(),
             patience: Duration::from_secs(30),
             until_disconnect: false,
         };
