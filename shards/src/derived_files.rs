@@ -55,6 +55,10 @@ impl DerivedBatch {
 pub(crate) struct DerivedBacklog(VecDeque<DerivedBatch>);
 
 impl DerivedBacklog {
+    pub(crate) fn entries(&self) -> usize {
+        self.0.iter().map(|batch| batch.entries.len()).sum()
+    }
+
     pub(crate) fn push(&mut self, mut batch: DerivedBatch) {
         let Some(last) = self.0.back_mut() else { return self.0.push_back(batch) };
         assert!(batch.covered.log_end >= last.covered.log_end, "batches come in log order");
@@ -186,7 +190,7 @@ impl<D: Disk> DerivedFiles<D> {
             )));
         }
         self.index.write_items()?;
-        let mut files: Vec<PathBuf> = self.queues.unsynced().cloned().collect();
+        let mut files = self.queues.unsynced();
         files.extend_from_slice(self.index.unsynced());
         files.extend(self.unsynced_segments());
         if let Err(error) = self.disk.sync_files(&files) {

@@ -1,8 +1,9 @@
 //! The side thread of a shard: everything that is written lazily and buffered, so that no core waits for it.
 //!
-//! It takes what was derived from the log every 100 ms, writes ConsumeQueue and index files, and every 5 seconds makes them
-//! durable with a snapshot of their positions. It also writes the configuration files and looks up index keys. A disk that is full or
-//! refuses does not stop it: it says so, keeps what it has, and tries again; serving goes on from memory.
+//! It takes what was derived from the log every 100 ms, writes ConsumeQueue and index files when enough of it waits, and every 5
+//! seconds all of it, and makes them durable with a snapshot of their positions. It also writes the configuration files and looks
+//! up index keys. A disk that is full or refuses does not stop it: it says so, keeps what it has, and tries again; serving goes on
+//! from memory.
 //!
 //! [`SideWriter`] is its handle on the serve core. What is told back: how far the log is covered by written files.
 
@@ -18,9 +19,12 @@ use crate::io::disk::Disk;
 use crate::position::PhysicalOffset;
 use crate::positions::Positions;
 
-/// How often what was derived is written.
-const WRITE_INTERVAL: Duration = Duration::from_millis(100);
-/// How often it is made durable.
+/// How often what was derived is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// So many ConsumeQueue entries are written before the next snapshot, which bounds the memory that they take. Not fewer: with
+/// thousands of queues each file is opened for every write, and what that costs is to be shared by many entries.
+const WRITE_ENTRIES: usize = 256 << 10;
+/// How often everything is written and made durable.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the thread waits after the disk refused, and how often it says so.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -219,10 +223,10 @@ struct SideThread<D: Disk> {
 
 impl<D: Disk> SideThread<D> {
     fn run(mut self) {
-        let mut write_at = Instant::now() + WRITE_INTERVAL;
+        let mut look_at = Instant::now() + LOOK_INTERVAL;
         let mut snapshot_at = Instant::now() + SNAPSHOT_INTERVAL;
         loop {
-            let request = self.requests.recv_timeout(write_at.saturating_duration_since(Instant::now()));
+            let request = self.requests.recv_timeout(look_at.saturating_duration_since(Instant::now()));
             let mut requests = Vec::new();
             match request {
                 Ok(request) => requests.push(request),
@@ -232,14 +236,19 @@ impl<D: Disk> SideThread<D> {
             }
             requests.extend(self.requests.try_iter());
             let now = Instant::now();
-            if now >= write_at || !requests.is_empty() {
-                let mut result = self.write_batches();
-                if result.is_ok() && now >= snapshot_at {
-                    result = self.files.snapshot();
+            let looks = requests.iter().any(|request| matches!(request, Request::Find { .. }));
+            if now >= look_at || looks {
+                self.take_batches();
+                let result = if now >= snapshot_at {
                     snapshot_at = now + SNAPSHOT_INTERVAL;
-                }
-                if now >= write_at {
-                    write_at = now + if result.is_ok() { WRITE_INTERVAL } else { RETRY_INTERVAL };
+                    self.write_batches().and_then(|()| self.files.snapshot())
+                } else if looks || self.unwritten.entries() >= WRITE_ENTRIES || self.complained.is_some() {
+                    self.write_batches()
+                } else {
+                    Ok(())
+                };
+                if now >= look_at {
+                    look_at = now + if result.is_ok() { LOOK_INTERVAL } else { RETRY_INTERVAL };
                 }
                 self.complain(&result);
             }
@@ -249,11 +258,15 @@ impl<D: Disk> SideThread<D> {
         }
     }
 
-    /// Takes what the serve core handed over, and writes it.
-    fn write_batches(&mut self) -> io::Result<()> {
+    /// Takes what the serve core handed over.
+    fn take_batches(&mut self) {
         for batch in self.batches.try_iter() {
             self.unwritten.push(batch);
         }
+    }
+
+    /// Writes what was taken.
+    fn write_batches(&mut self) -> io::Result<()> {
         while let Some(mut batch) = self.unwritten.pop() {
             if let Err(error) = self.files.write(&mut batch) {
                 self.unwritten.put_back(batch);
@@ -312,6 +325,7 @@ impl<D: Disk> SideThread<D> {
             }
         }
         let Some((is_clean, done)) = close else { return false };
+        self.take_batches();
         let result = self.write_batches().and_then(|()| self.files.finish()).and_then(|()| match is_clean {
             true => remove_abort(self.files.disk(), &self.dir),
             false => Ok(()),

@@ -3,11 +3,10 @@
 //! Writing an entry again with the same content is harmless, so that a batch which failed half-way is simply written again.
 //! Nothing is durable before [`QueueFiles::unsynced`] was synced.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::consume_queue::{ENTRY_BYTES, Entry, FILE_BYTES, QueueHandle, QueueName, file_place};
 use crate::io::disk::{Disk, DiskFile};
@@ -40,10 +39,13 @@ pub(crate) struct QueueState {
 pub(crate) struct QueueFiles<D: Disk> {
     dir: PathBuf,
     queues: Vec<QueueState>,
-    open: HashMap<(QueueHandle, u64), OpenFile<D::File>>,
+    open: HashMap<FileKey, OpenFile<D::File>>,
     uses: u64,
-    unsynced: BTreeSet<PathBuf>,
+    unsynced: HashSet<FileKey>,
 }
+
+/// A queue and where the file starts in it.
+type FileKey = (QueueHandle, u64);
 
 struct OpenFile<F> {
     file: F,
@@ -52,7 +54,7 @@ struct OpenFile<F> {
 
 impl<D: Disk> QueueFiles<D> {
     pub(crate) fn new(dir: &Path, queues: Vec<QueueState>) -> Self {
-        Self { dir: dir.to_owned(), queues, open: HashMap::new(), uses: 0, unsynced: BTreeSet::new() }
+        Self { dir: dir.to_owned(), queues, open: HashMap::new(), uses: 0, unsynced: HashSet::new() }
     }
 
     pub(crate) fn queues(&self) -> &[QueueState] {
@@ -115,36 +117,36 @@ impl<D: Disk> QueueFiles<D> {
 
     fn write_run(&mut self, disk: &D, first: QueuedEntry, bytes: &[u8], is_first: bool) -> io::Result<()> {
         let (file_start, place) = file_place(first.offset);
-        let path = self.queues[first.queue.index()].name.file_path(&self.dir, file_start);
-        let file = self.file(disk, first.queue, file_start, &path)?;
+        let file = self.file(disk, (first.queue, file_start))?;
         if is_first && place > 0 {
             fill(file, place)?;
         }
         file.write_all_at(bytes, place)?;
-        self.unsynced.insert(path);
+        self.unsynced.insert((first.queue, file_start));
         Ok(())
     }
 
-    fn file(&mut self, disk: &D, queue: QueueHandle, file_start: u64, path: &Path) -> io::Result<&D::File> {
+    fn file(&mut self, disk: &D, (queue, file_start): FileKey) -> io::Result<&D::File> {
         self.uses += 1;
         if self.open.len() >= OPEN_FILES_MAX && !self.open.contains_key(&(queue, file_start)) {
             self.close_least_used();
         }
-        let uses = self.uses;
-        match self.open.entry((queue, file_start)) {
+        let Self { dir, queues, open, uses, .. } = self;
+        match open.entry((queue, file_start)) {
             hashbrown::hash_map::Entry::Occupied(open) => {
                 let open = open.into_mut();
-                open.last_use = uses;
+                open.last_use = *uses;
                 Ok(&open.file)
             }
             hashbrown::hash_map::Entry::Vacant(place) => {
+                let path = queues[queue.index()].name.file_path(dir, file_start);
                 let dir = path.parent().expect("a queue's file is in its folder");
                 disk.create_dir_all(dir)?;
-                let file = disk.open_or_create(path)?;
+                let file = disk.open_or_create(&path)?;
                 if file.len()? != FILE_BYTES {
                     file.set_len(FILE_BYTES)?;
                 }
-                Ok(&place.insert(OpenFile { file, last_use: uses }).file)
+                Ok(&place.insert(OpenFile { file, last_use: *uses }).file)
             }
         }
     }
@@ -158,8 +160,12 @@ impl<D: Disk> QueueFiles<D> {
     }
 
     /// Files written since [`Self::synced`].
-    pub(crate) fn unsynced(&self) -> impl Iterator<Item = &PathBuf> {
-        self.unsynced.iter()
+    pub(crate) fn unsynced(&self) -> Vec<PathBuf> {
+        let mut keys: Vec<_> = self.unsynced.iter().copied().collect();
+        keys.sort_unstable();
+        let path =
+            |(queue, file_start): FileKey| self.queues[queue.index()].name.file_path(&self.dir, file_start);
+        keys.into_iter().map(path).collect()
     }
 
     /// All that [`Self::unsynced`] named is durable.
@@ -177,7 +183,7 @@ impl<D: Disk> QueueFiles<D> {
         state.is_deleted = true;
         state.min = state.max;
         let dir = state.name.dir(&self.dir);
-        self.unsynced.retain(|path| !path.starts_with(&dir));
+        self.unsynced.retain(|(queue, _)| *queue != handle);
         disk.remove_dir_all(&dir)?;
         // The topic's folder goes with its last queue.
         let topic_dir = dir.parent().expect("a queue's folder is in its topic's folder");
@@ -192,7 +198,7 @@ impl<D: Disk> QueueFiles<D> {
     /// # Errors
     /// A file cannot be cut.
     pub(crate) fn cut(&mut self, disk: &D) -> io::Result<()> {
-        for state in &self.queues {
+        for (queue, state) in (0..).map(QueueHandle).zip(&self.queues) {
             let dir = state.name.dir(&self.dir);
             if state.is_deleted || state.min == state.max {
                 disk.remove_dir_all(&dir)?;
@@ -208,7 +214,7 @@ impl<D: Disk> QueueFiles<D> {
                         let file = disk.open(&path)?;
                         file.set_len(place)?;
                         file.set_len(FILE_BYTES)?;
-                        self.unsynced.insert(path);
+                        self.unsynced.insert((queue, start));
                     }
                     _ => disk.remove_file(&path)?,
                 }
