@@ -303,7 +303,7 @@ impl Inner {
         }
     }
 
-    /// Reads a chunk when it is its turn, and gives it to all who wait for it.
+    /// Reads a chunk when it is its turn.
     async fn read_chunk(self: Rc<Self>, key: (ColdName, u64), flight: Rc<Flight>, forgets: u64) {
         self.state.borrow_mut().load.reads_waiting += 1;
         let turn = self.permits.acquire().await;
@@ -320,25 +320,37 @@ impl Inner {
         let result = self.read_from_disk(&key).await;
         let took = began.elapsed();
         drop(turn);
-        let mut state = self.state.borrow_mut();
-        state.load.reads_under_way -= 1;
-        if state.flights.get(&key).is_some_and(|known| Rc::ptr_eq(known, &flight)) {
-            state.flights.remove(&key);
-        }
-        state.load.read_bytes += result.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        if let Ok(bytes) = &result
-            && state.forgets == forgets
-        {
-            state.keep(key, bytes.clone(), flight.final_bytes, self.cache_bytes_max);
-        }
-        drop(state);
-        flight.land(result);
+        self.landed(key, &flight, forgets, result);
         if beside_writes.is_some() {
             let rested = Instant::now();
             sleep((took * REST).min(REST_MAX)).await;
             let rested = u64::try_from(rested.elapsed().as_micros()).unwrap_or(u64::MAX);
             self.state.borrow_mut().load.rested_micros += rested;
         }
+    }
+
+    /// Keeps what was read, and gives it to all who wait for it.
+    fn landed(
+        &self,
+        key: (ColdName, u64),
+        flight: &Rc<Flight>,
+        forgets: u64,
+        result: Result<Bytes, ReadError>,
+    ) {
+        {
+            let mut state = self.state.borrow_mut();
+            state.load.reads_under_way -= 1;
+            if state.flights.get(&key).is_some_and(|known| Rc::ptr_eq(known, flight)) {
+                state.flights.remove(&key);
+            }
+            state.load.read_bytes += result.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            if let Ok(bytes) = &result
+                && state.forgets == forgets
+            {
+                state.keep(key, bytes.clone(), flight.final_bytes, self.cache_bytes_max);
+            }
+        }
+        flight.land(result);
     }
 
     fn is_written_to(&self) -> bool {
