@@ -48,7 +48,6 @@ pub fn committed(cell: &BrokerCell, committed: Committed) {
         }
     });
     sends.end();
-    observer.commit_ended(answered);
     for pull in woken {
         pull::read_again(broker, pull);
     }
@@ -145,6 +144,7 @@ impl<'a> SendCounter<'a> {
         }
     }
 
+    /// All of the commit are counted.
     fn end(mut self) {
         self.end_row();
         self.observer.commit_ended(self.answered);
