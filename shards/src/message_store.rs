@@ -303,6 +303,12 @@ impl MessageStore {
         batch.covered = self.covered;
         self.dispatched_entries += batch.entries.len() as u64;
         self.unsent.push(batch);
+        self.hand_over_unsent();
+    }
+
+    /// Hands to the side thread what it had no room for. Each commit does it too; but where so much waits that sends are refused, no
+    /// commit comes any more: call it by the clock as well.
+    pub fn hand_over_unsent(&mut self) {
         while let Some(batch) = self.unsent.pop() {
             if let Some(batch) = self.writer.try_write(batch) {
                 self.unsent.put_back(batch);

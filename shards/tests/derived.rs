@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fixture::{Log, on_a_core, recover, recover_result, wait_until_written};
-use runtime::task::{spawn, yield_now};
+use fixture::{Log, on_a_core, open, recover, recover_result, wait_until_written};
+use runtime::task::{sleep, spawn, yield_now};
 use shards::message_store::{
     Get, GetRequest, GetResult, GetStatus, MessageStore, MessageStoreConfig, QueueBounds, ReadError,
     RecordLookup, StoreExit, TagFilter, TimeBoundary,
@@ -81,7 +82,7 @@ async fn read_all(store: &MessageStore, queue_id: u32) -> (Vec<Bytes>, bool, boo
 fn statuses_are_rocketmqs() {
     on_a_core(|root| async move {
         let mut log = Log::new(&root);
-        let mut store = fixture::open(&root, MessageStoreConfig::default());
+        let mut store = open(&root, MessageStoreConfig::default());
         for _ in 0..3 {
             log.append("orders", 0, b"TAGS\x01a\x02", b"body");
         }
@@ -119,7 +120,7 @@ fn statuses_are_rocketmqs() {
         assert_eq!(queue_offsets(&result.records), [3]);
         store.close(StoreExit::Clean).await.unwrap();
         // The deleted messages do not come back, and neither do their offsets.
-        let mut store = fixture::open(&root, MessageStoreConfig::default());
+        let mut store = open(&root, MessageStoreConfig::default());
         assert_eq!(store.bounds("orders", 0), Some(bounds));
         let (is_hot, result) = get(&store, &request(0, 3, &TagFilter::All)).await;
         assert_eq!((is_hot, queue_offsets(&result.records)), (false, vec![3]));
@@ -136,7 +137,7 @@ fn every_message_is_read_from_memory_or_disk_whatever_the_tail_holds() {
             cold_cache_bytes: 1 << 20,
             recent_bytes: 1 << 30,
         };
-        let mut store = fixture::open(&root, small.clone());
+        let mut store = open(&root, small.clone());
         let mut expected = Vec::new();
         // Records of all sizes, up to one that is larger than a block and than a chunk of the cache, over three files.
         for number in 0..3000_usize {
@@ -155,7 +156,7 @@ fn every_message_is_read_from_memory_or_disk_whatever_the_tail_holds() {
         store.close(StoreExit::Clean).await.unwrap();
 
         // After a start nothing is in memory.
-        let mut store = fixture::open(&root, small);
+        let mut store = open(&root, small);
         let (records, any_hot, any_cold) = read_all(&store, 0).await;
         assert!(any_cold && !any_hot);
         assert!(records == expected, "bytes as appended");
@@ -173,7 +174,7 @@ fn every_message_is_read_from_memory_or_disk_whatever_the_tail_holds() {
 fn records_that_lie_side_by_side_in_memory_leave_as_one_piece() {
     on_a_core(|root| async move {
         let mut log = Log::new(&root);
-        let mut store = fixture::open(&root, MessageStoreConfig::default());
+        let mut store = open(&root, MessageStoreConfig::default());
         let body = vec![b'x'; fixture::BLOCK_BYTES / 64];
         // Three neighbours, then one after a message of another queue, then two of which the second begins a block.
         let mut expected: Vec<_> = (0..3).map(|_| log.append("orders", 0, b"", &body)).collect();
@@ -229,14 +230,14 @@ async fn read_at_once(store: &mut MessageStore, log: &mut Log, expected: &[Bytes
 fn old_data_is_read_in_one_place_at_a_time_while_the_log_is_written_to() {
     on_a_core(|root| async move {
         let mut log = Log::new(&root);
-        let mut store = fixture::open(&root, MessageStoreConfig::default());
+        let mut store = open(&root, MessageStoreConfig::default());
         let expected: Vec<_> = (0..60).map(|_| log.append("orders", 0, b"", &[b'x'; 100_000])).collect();
         store.dispatch(&log.commit(), &mut |_| {});
         wait_until_written(&mut store, &mut log).await;
         store.close(StoreExit::Clean).await.unwrap();
         log.end_block();
 
-        let mut store = fixture::open(&root, MessageStoreConfig::default());
+        let mut store = open(&root, MessageStoreConfig::default());
         let most = read_at_once(&mut store, &mut log, &expected, false).await;
         assert!((2..=4).contains(&most), "nobody writes, but {most} reads were under way");
         let load = store.load().cold;
@@ -244,7 +245,7 @@ fn old_data_is_read_in_one_place_at_a_time_while_the_log_is_written_to() {
         assert!(load.cache_misses >= 12, "each record is in a chunk of its own: {load:?}");
         store.close(StoreExit::Clean).await.unwrap();
 
-        let mut store = fixture::open(&root, MessageStoreConfig::default());
+        let mut store = open(&root, MessageStoreConfig::default());
         let most = read_at_once(&mut store, &mut log, &expected, true).await;
         assert_eq!(most, 1, "reads under way beside a log that is written to");
         assert!(store.load().cold.rested_micros > 0);
@@ -259,7 +260,7 @@ fn a_damaged_record_does_not_leave_the_store() {
         for _ in 0..3 {
             log.append("orders", 0, b"", b"some body");
         }
-        let mut store = fixture::open(&root, MessageStoreConfig::default());
+        let mut store = open(&root, MessageStoreConfig::default());
         log.damage(1);
         let (_, result) =
             get(&store, &GetRequest { messages_max: 1, ..request(0, 0, &TagFilter::All) }).await;
@@ -282,7 +283,7 @@ fn times_lead_to_the_messages_around_them() {
             log.append_at("orders", 0, b"", b"old", at(number));
         }
         log.end_block();
-        let mut store = fixture::open(&root, MessageStoreConfig::default());
+        let mut store = open(&root, MessageStoreConfig::default());
         for number in 10..20 {
             log.append_at("orders", 0, b"", b"new", at(number));
         }
@@ -310,7 +311,7 @@ fn times_lead_to_the_messages_around_them() {
 fn keys_lead_to_messages_also_after_a_start() {
     on_a_core(|root| async move {
         let mut log = Log::new(&root);
-        let mut store = fixture::open(&root, MessageStoreConfig::default());
+        let mut store = open(&root, MessageStoreConfig::default());
         for number in 0..100 {
             let properties = format!("KEYS\x01all k{number}\x02UNIQ_KEY\x01u{number}\x02");
             log.append_at("orders", number % 4, properties.as_bytes(), b"", 1000 * i64::from(number));
@@ -327,7 +328,7 @@ fn keys_lead_to_messages_also_after_a_start() {
             assert_eq!(store.query_by_key("orders", "all", 64, 10_000, 19_000).await.unwrap().len(), 10);
             assert!(store.query_by_key("orders", "unknown", 32, 0, i64::MAX).await.unwrap().is_empty());
             store.close(StoreExit::Clean).await.unwrap();
-            store = fixture::open(&root, MessageStoreConfig::default());
+            store = open(&root, MessageStoreConfig::default());
         }
         store.close(StoreExit::Clean).await.unwrap();
     });
@@ -338,7 +339,7 @@ fn a_new_group_may_start_at_messages_that_are_recent() {
     on_a_core(|root| async move {
         let mut log = Log::new(&root);
         let config = MessageStoreConfig { recent_bytes: 1100, ..MessageStoreConfig::default() };
-        let mut store = fixture::open(&root, config);
+        let mut store = open(&root, config);
         log.append("orders", 0, b"", &[0; 100]);
         store.dispatch(&log.commit(), &mut |_| {});
         assert!(store.is_recent("orders", 0, QueueOffset::ZERO));
@@ -496,7 +497,7 @@ fn gaps_in_a_queue_are_damage() {
 fn a_clean_exit_leaves_no_abort_marker_and_a_checkpoint() {
     on_a_core(|root| async move {
         let mut log = Log::new(&root);
-        let mut store = fixture::open(&root, MessageStoreConfig::default());
+        let mut store = open(&root, MessageStoreConfig::default());
         assert!(root.join("abort").exists());
         log.append_at("orders", 0, b"", b"", 1234);
         store.dispatch(&log.commit(), &mut |_| {});
@@ -508,7 +509,7 @@ fn a_clean_exit_leaves_no_abort_marker_and_a_checkpoint() {
         let field = |at: usize| i64::from_be_bytes(checkpoint[at..at + 8].try_into().unwrap());
         assert_eq!([field(0), field(8), field(16), field(24)], [1234, 1234, 1234, 0]);
         assert_eq!(PhysicalOffset::from_i64(field(32)), Some(end));
-        let mut store = fixture::open(&root, MessageStoreConfig::default());
+        let mut store = open(&root, MessageStoreConfig::default());
         store.close(StoreExit::Abnormal).await.unwrap();
         assert!(root.join("abort").exists());
     });
@@ -531,6 +532,26 @@ fn config_files_are_replaced_and_the_one_before_is_kept() {
         assert!(SideWriter::read_config(&path).unwrap().is_some(), "from the file before");
         let refused = writer.write_config(root.join("abort/x"), Vec::new()).done().await.unwrap_err();
         assert!(refused.to_string().contains("abort/x"), "{refused}");
+    });
+}
+
+#[test]
+fn what_the_side_thread_had_no_room_for_is_written_without_a_further_commit() {
+    on_a_core(|root| async move {
+        let mut log = Log::new(&root);
+        let mut store = open(&root, MessageStoreConfig::default());
+        // Far more commits than may be on their way, within the time in which the thread looks once or twice.
+        for _ in 0..10_000 {
+            log.append("orders", 0, b"", b"x");
+            store.dispatch(&log.commit(), &mut |_| {});
+        }
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while store.derived_backlog_entries() > 0 {
+            assert!(Instant::now() < deadline, "{} entries are left behind", store.derived_backlog_entries());
+            store.hand_over_unsent();
+            sleep(Duration::from_millis(5)).await;
+        }
+        store.close(StoreExit::Clean).await.unwrap();
     });
 }
 

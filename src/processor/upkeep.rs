@@ -1,4 +1,5 @@
-//! What a broker does by the clock: writing its tables, forgetting silent clients, reminding name servers.
+//! What a broker does by the clock: writing its tables, forgetting silent clients, reminding name servers, handing to the side thread
+//! what it had no room for.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use crate::broker::{Broker, BrokerCell, wall_clock_ms};
 
 /// How often changed tables are written: what a kill may take back of committed offsets.
 const PERSIST_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the side thread is offered what it had no room for.
+const HAND_OVER_INTERVAL: Duration = Duration::from_secs(1);
 /// How often silent clients are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
 /// How often name servers hear of everything, changed or not.
@@ -20,6 +23,7 @@ const REGISTER_INTERVAL: Duration = Duration::from_secs(30);
 pub fn start(broker: &BrokerCell) {
     Broker::register_everything(broker);
     task::spawn(persist(Rc::clone(broker)));
+    task::spawn(hand_over(Rc::clone(broker)));
     task::spawn(expire(Rc::clone(broker)));
     task::spawn(register(Rc::clone(broker)));
     task::spawn(delayed::deliver_delayed(Rc::clone(broker)));
@@ -37,6 +41,12 @@ async fn persist(broker: BrokerCell) {
         if let Err(error) = Broker::persist(&broker).await {
             tracing::error!(%error, "offsets and configuration are not durable; trying again in 5 s");
         }
+    }
+}
+
+async fn hand_over(broker: BrokerCell) {
+    while next_turn(&broker, HAND_OVER_INTERVAL).await {
+        broker.borrow_mut().store.hand_over_unsent();
     }
 }
 
