@@ -272,7 +272,7 @@ impl AppendQueue {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use shards::position::PhysicalOffset;
     use shards::record::RecordView;
 
@@ -281,7 +281,7 @@ mod tests {
     use crate::remoting::frame::SerializeType;
     use crate::transport::ConnectionId;
 
-    fn record<'a>(body: &'a [u8], properties: &'a [u8]) -> RecordFields<'a> {
+    pub(crate) fn record<'a>(body: &'a [u8], properties: &'a [u8]) -> RecordFields<'a> {
         let host = "127.0.0.1:10911".parse().expect("an address");
         RecordFields {
             topic: "t",

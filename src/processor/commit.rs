@@ -157,31 +157,17 @@ mod tests {
 
     use shards::append::{AppendOutcome, Placement};
     use shards::position::{PhysicalOffset, QueueOffset};
-    use shards::record::RecordFields;
     use smallvec::SmallVec;
 
     use super::*;
     use crate::broker::append_queue::AppendQueue;
+    use crate::broker::append_queue::tests::record;
     use crate::metrics::traffic::{MessageType, Traffic};
     use crate::remoting::frame::SerializeType;
     use crate::remoting::response::ReplyTo;
     use crate::transport::{Connection, ConnectionId};
 
     fn push(queue: &mut AppendQueue, traffic: &mut Traffic, connection: &Rc<Connection>, records: usize) {
-        let host = "127.0.0.1:10911".parse().expect("an address");
-        let record = RecordFields {
-            topic: "t",
-            queue_id: 0,
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp_ms: 1,
-            born_host: host,
-            store_host: host,
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: b"x",
-            properties: b"",
-        };
         let waiting = Waiting::Producer(WaitingProducer {
             connection: Rc::clone(connection),
             reply_to: ReplyTo { opaque: 1, serialize_type: SerializeType::Json, oneway: false },
@@ -190,7 +176,7 @@ mod tests {
             traffic: traffic.topic("t", || false),
             message_type: MessageType::Normal,
         });
-        queue.push_all(vec![record; records], waiting).expect("room");
+        queue.push_all(vec![record(b"x", b""); records], waiting).expect("room");
     }
 
     /// Neighbours are counted together only if they were read together and went together.
