@@ -319,8 +319,9 @@ fn links(line: &str) -> impl Iterator<Item = &str> {
 
 fn looks_like_a_path(text: &str) -> bool {
     let known = [".rs", ".md", ".toml", ".java", ".go"].iter().any(|end| text.ends_with(end));
-    let below =
-        ["src/", "shards/", "bench-harness/", "tests/", "docs/"].iter().any(|start| text.starts_with(start));
+    let below = ["src/", "shards/", "bench-harness/", "simulator/", "tests/", "docs/"]
+        .iter()
+        .any(|start| text.starts_with(start));
     !text.contains(' ') && !text.contains('<') && text.contains('/') && (known || below)
 }
 

@@ -1,7 +1,6 @@
 //! The decisions of a CommitLog, without any I/O: where a record goes, what to flush next, what may be acknowledged.
 //!
-//! It lives on the log core; [`crate::log_shard`] drives it, and the crash model in `tests/` does, with a disk that
-//! forgets.
+//! It lives on the log core; [`crate::log_shard`] drives it, and the simulator does, with a disk that forgets.
 //!
 //! ```text
 //!        confirm_offset   flushed_end                placed_end          ready_end

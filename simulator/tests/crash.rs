@@ -1,6 +1,6 @@
 //! The log on a disk that forgets: stopped at every change that it makes, recovered, used again, stopped again.
 //!
-//! The production code for placement, flush planning, prewriting, scan and cut runs on [`disk_model`]; only the driver
+//! The production code for placement, flush planning, prewriting, scan and cut runs on [`simulator::disk`]; only the driver
 //! is this file's. A history is a few lives of the process, drawn from a seed, with a crash and a recovery after each. Before every
 //! life and every recovery the whole [`World`] is forked, once for each change that is made in it and for each kind of
 //! [`Stop`]: the fork stops there, recovers, is used again and judged. So nothing is replayed, and no change of a
@@ -18,7 +18,7 @@
 //! Seeds start anywhere; a failure prints the seed, the life, the change and the kind of stop. `SEED=n` starts at a seed,
 //! `SEEDS=n` says how many histories of each kind are run: 1 for just that one, many for a night.
 
-mod disk_model;
+#[path = "../../shards/tests/plain_record/mod.rs"]
 mod plain_record;
 
 use std::cell::RefCell;
@@ -44,7 +44,7 @@ use shards::record::RecordView;
 use shards::recovery::{ShardConfig, recover_shard};
 use shards::segment::{list_segments, segment_path};
 
-use disk_model::{ModelDisk, ModelFile, Stop, WriteId};
+use simulator::disk::{ModelDisk, ModelFile, Stop, WriteId};
 
 /// Histories of each kind.
 const SEEDS: u64 = 200;

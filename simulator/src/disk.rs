@@ -10,11 +10,6 @@
 //!
 //! [`ModelDisk::fork`] is another disk in the same state; unchanged pages are shared.
 
-#![expect(
-    clippy::cast_possible_truncation,
-    reason = "offsets in a model that is held in memory fit in usize"
-)]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
@@ -26,21 +21,22 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use shards::io::disk::{Disk, DiskFile};
 
-const PAGE_BYTES: usize = 4096;
-const SECTOR_BYTES: usize = 512;
+mod image;
+
+use image::{Change, Image, parts};
 
 /// How a machine stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stop {
+pub enum Stop {
     Kill,
     PowerCut,
 }
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ModelDisk(Arc<Mutex<State>>);
+pub struct ModelDisk(Arc<Mutex<State>>);
 
 #[derive(Debug)]
-pub(crate) struct ModelFile {
+pub struct ModelFile {
     disk: ModelDisk,
     id: usize,
     boot: u64,
@@ -48,7 +44,7 @@ pub(crate) struct ModelFile {
 
 /// A direct write that is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct WriteId(u64);
+pub struct WriteId(u64);
 
 #[derive(Clone, Debug, Default)]
 struct State {
@@ -90,55 +86,42 @@ enum Operation {
 }
 
 #[derive(Clone, Debug)]
-enum Change {
-    Bytes { offset: u64, bytes: Bytes },
-    Len(u64),
-}
-
-#[derive(Clone, Debug)]
 enum NameChange {
     Create { path: PathBuf, id: usize },
     Remove { path: PathBuf },
     Rename { from: PathBuf, to: PathBuf },
 }
 
-/// Sparse content of a file.
-#[derive(Clone, Debug, Default)]
-struct Image {
-    pages: BTreeMap<u64, Arc<[u8; PAGE_BYTES]>>,
-    len: u64,
-}
-
 impl ModelDisk {
     /// Another disk that holds what this one holds, and forgets on its own.
-    pub(crate) fn fork(&self) -> Self {
+    pub fn fork(&self) -> Self {
         Self(Arc::new(Mutex::new(self.state().clone())))
     }
 
     /// Lets the machine stop at its `operation`-th change from now on; the change itself may or may not happen.
-    pub(crate) fn stop_at(&self, operation: u64) {
+    pub fn stop_at(&self, operation: u64) {
         let mut state = self.state();
         state.operations = 0;
         state.stop_at = Some(operation);
     }
 
-    pub(crate) fn never_stop(&self) {
+    pub fn never_stop(&self) {
         let mut state = self.state();
         state.operations = 0;
         state.stop_at = None;
     }
 
     /// Changes since [`Self::stop_at`] or [`Self::never_stop`].
-    pub(crate) fn operations(&self) -> u64 {
+    pub fn operations(&self) -> u64 {
         self.state().operations
     }
 
-    pub(crate) fn is_off(&self) -> bool {
+    pub fn is_off(&self) -> bool {
         self.state().is_off
     }
 
     /// Starts the machine again after `stop`.
-    pub(crate) fn restart(&self, stop: Stop, random: &mut StdRng) {
+    pub fn restart(&self, stop: Stop, random: &mut StdRng) {
         let mut state = self.state();
         state.is_off = false;
         state.stop_at = None;
@@ -327,80 +310,6 @@ impl FileState {
     }
 }
 
-/// What is kept of `change` when each sector is by a chance of so many in four.
-fn parts(change: Change, kept_of_four: u32, random: &mut StdRng) -> Vec<Change> {
-    let mut is_kept = || random.random_range(0..4) < kept_of_four;
-    let Change::Bytes { offset, bytes } = change else {
-        return if is_kept() { vec![change] } else { Vec::new() };
-    };
-    let mut kept = Vec::new();
-    let mut at = 0;
-    while at < bytes.len() {
-        let to_boundary = SECTOR_BYTES - (offset as usize + at) % SECTOR_BYTES;
-        let end = bytes.len().min(at + to_boundary);
-        if is_kept() {
-            kept.push(Change::Bytes { offset: offset + at as u64, bytes: bytes.slice(at..end) });
-        }
-        at = end;
-    }
-    kept
-}
-
-impl Image {
-    fn change(&mut self, change: &Change) {
-        match change {
-            Change::Bytes { offset, bytes } => self.write(*offset, bytes),
-            Change::Len(len) => self.set_len(*len),
-        }
-    }
-
-    fn set_len(&mut self, len: u64) {
-        if len < self.len {
-            let first_gone = len.div_ceil(PAGE_BYTES as u64);
-            self.pages.split_off(&first_gone);
-            if let Some(last) = self.pages.get_mut(&(len / PAGE_BYTES as u64)) {
-                Arc::make_mut(last)[(len % PAGE_BYTES as u64) as usize..].fill(0);
-            }
-        }
-        self.len = len;
-    }
-
-    fn write(&mut self, offset: u64, bytes: &[u8]) {
-        self.len = self.len.max(offset + bytes.len() as u64);
-        let mut done = 0;
-        while done < bytes.len() {
-            let (page, skip) = place(offset + done as u64);
-            let part = (PAGE_BYTES - skip).min(bytes.len() - done);
-            let target = self.pages.entry(page).or_insert_with(|| Arc::new([0; PAGE_BYTES]));
-            Arc::make_mut(target)[skip..skip + part].copy_from_slice(&bytes[done..done + part]);
-            done += part;
-        }
-    }
-
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> usize {
-        let wanted = (self.len.saturating_sub(offset)).min(buffer.len() as u64) as usize;
-        buffer[..wanted].fill(0);
-        let first = offset / PAGE_BYTES as u64;
-        for (page, bytes) in self.pages.range(first..) {
-            let page_start = page * PAGE_BYTES as u64;
-            let from = page_start.max(offset);
-            let to = (page_start + PAGE_BYTES as u64).min(offset + wanted as u64);
-            if from >= to {
-                break;
-            }
-            let skip = (from - page_start) as usize;
-            let length = (to - from) as usize;
-            let at = (from - offset) as usize;
-            buffer[at..at + length].copy_from_slice(&bytes[skip..skip + length]);
-        }
-        wanted
-    }
-}
-
-fn place(offset: u64) -> (u64, usize) {
-    (offset / PAGE_BYTES as u64, (offset % PAGE_BYTES as u64) as usize)
-}
-
 impl Disk for ModelDisk {
     type File = ModelFile;
 
@@ -475,7 +384,7 @@ impl Disk for ModelDisk {
 
 impl ModelFile {
     /// Begins a direct write, as the log core does. Until [`Self::end_write`] the file is as before.
-    pub(crate) fn begin_write(&self, bytes: Bytes, offset: u64) -> io::Result<WriteId> {
+    pub fn begin_write(&self, bytes: Bytes, offset: u64) -> io::Result<WriteId> {
         let mut state = self.disk.state();
         state.writes_begun += 1;
         let write = WriteId(state.writes_begun);
@@ -484,7 +393,7 @@ impl ModelFile {
     }
 
     /// Waits for a direct write.
-    pub(crate) fn end_write(&self, write: WriteId) -> io::Result<()> {
+    pub fn end_write(&self, write: WriteId) -> io::Result<()> {
         self.change(Operation::EndWrite { id: self.id, write })
     }
 

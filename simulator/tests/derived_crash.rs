@@ -4,14 +4,13 @@
 //!
 //! A failure prints the seed, the change and the kind of stop. `SEED=n` runs one seed, `SEEDS=n` so many.
 
-mod disk_model;
+#[path = "../../shards/tests/plain_record/mod.rs"]
 mod plain_record;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
-use disk_model::{ModelDisk, Stop};
 use plain_record::encode_plain;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -22,6 +21,7 @@ use shards::position::{PhysicalOffset, QueueOffset};
 use shards::record::{BLANK_BYTES, MAGIC_BLANK, place};
 use shards::recovery::{ShardConfig, recover_shard};
 use shards::segment::segment_path;
+use simulator::disk::{ModelDisk, Stop};
 
 const SEEDS: u64 = 60;
 const SEGMENT_BYTES: u64 = 64 << 10;
