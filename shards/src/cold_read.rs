@@ -50,7 +50,7 @@ pub enum ReadError {
     Io { path: String, at: u64, reason: String },
     /// What is on the disk is not the record that was stored there. Nothing of it leaves the store.
     #[error(
-        "the CommitLog is damaged at physical offset {at}: {reason}; restore it from a copy or a replica"
+        "the CommitLog is damaged at physical offset {at}: {reason}; `ringmq store verify` tells what is lost"
     )]
     Damaged { at: PhysicalOffset, reason: String },
     /// A ConsumeQueue file does not say what the CommitLog says. Deleting it makes the next start rebuild it.
@@ -279,6 +279,22 @@ impl ColdReader {
     pub(crate) fn load(&self) -> ColdLoad {
         let state = self.inner.state.borrow();
         ColdLoad { cached_bytes: state.cached_bytes as u64, ..state.load.clone() }
+    }
+
+    /// Forgets what is cached of a stretch: it is wrong, or what it was read from is.
+    pub(crate) fn forget(&self, stretch: &Stretch) {
+        let chunk_bytes = stretch.name.chunk_bytes();
+        let end = stretch.at + stretch.len as u64;
+        let mut state = self.inner.state.borrow_mut();
+        let state = &mut *state;
+        state.forgets += 1;
+        for index in stretch.at / chunk_bytes..end.div_ceil(chunk_bytes) {
+            let key = (stretch.name.clone(), index);
+            state.flights.remove(&key);
+            if let Some(chunk) = state.chunks.remove(&key) {
+                state.cached_bytes -= chunk.bytes.len();
+            }
+        }
     }
 
     /// Forgets everything that was read of a topic's ConsumeQueues, whose files are being removed.

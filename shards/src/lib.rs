@@ -13,6 +13,7 @@ mod checkpoint;
 mod cold_read;
 pub mod commit_log;
 pub mod consume_queue;
+pub mod damage;
 mod derived_files;
 pub mod dispatch;
 pub mod index_file;

@@ -50,6 +50,8 @@ pub const APPEND_QUEUED_BYTES_MAX: usize = 64 << 20;
 pub const DELAYED_IN_FLIGHT_MAX: u32 = 1024;
 /// Dispatched entries that wait for the side thread, per shard. Beyond it sends get SYSTEM_BUSY.
 pub const DERIVED_BACKLOG_ENTRIES_MAX: usize = 4 << 20;
+/// Damaged stretches of one shard's log that are remembered. Further ones are told and counted, and told again when they are met again.
+pub const DAMAGED_RANGES_MAX: usize = 65_536;
 
 /// Messages between two cores that may wait in one mailbox. A sender waits when it is full.
 pub const MAILBOX_MESSAGES_MAX: usize = 4096;

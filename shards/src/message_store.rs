@@ -30,6 +30,7 @@ use crate::consume_queue::files::{QueueState, QueuedEntry};
 use crate::consume_queue::selection::{self, Selected, select};
 use crate::consume_queue::table::{ConsumeQueue, QueueTable};
 use crate::consume_queue::{QueueHandle, QueueName};
+use crate::damage::{self, KnownDamage};
 use crate::derived_files::{Covered, DerivedBacklog, DerivedBatch};
 use crate::dispatch::{derive, key_hash};
 use crate::index_file::KeyLookup;
@@ -41,8 +42,10 @@ use crate::side_writer::SideWriter;
 
 mod cold;
 mod get;
+mod heal;
 mod hot_tail;
 mod log_reader;
+mod met_damage;
 
 pub use crate::cold_read::{ColdLoad, ReadError};
 pub use crate::consume_queue::selection::{GetStatus, TagFilter};
@@ -52,6 +55,7 @@ pub use get::{GetRequest, GetResult, QueueBounds, TimeBoundary};
 use cold::{GetPlan, OldMessages, TimeMark};
 use hot_tail::HotTail;
 use log_reader::LogReader;
+use met_damage::MetDamage;
 
 /// Most records that a lookup by key gives (RocketMQ's `maxMsgsNumBatch`).
 const KEY_RECORDS_MAX: usize = 64;
@@ -89,6 +93,7 @@ pub struct RecoveredServe {
     pub(crate) confirm_offset: PhysicalOffset,
     pub(crate) covered: Covered,
     pub(crate) queues: Vec<QueueState>,
+    pub(crate) damage: KnownDamage,
 }
 
 /// A message that has become readable.
@@ -127,6 +132,12 @@ pub struct StoreLoad {
     pub dispatched_entries: u64,
     /// Memory of the hot tail, bytes.
     pub hot_tail_bytes: u64,
+    /// Damaged stretches of the log that are known.
+    pub damaged_ranges: u64,
+    /// Messages that readers went past since the start because they are damaged.
+    pub skipped_messages: u64,
+    /// Wrong ConsumeQueue entries since the start whose messages were found in the log.
+    pub healed_entries: u64,
     pub cold: ColdLoad,
 }
 
@@ -165,7 +176,7 @@ pub struct MessageStore {
 impl MessageStore {
     /// Opens the store that was recovered; `writer` is the side thread that was started for it.
     pub fn open(recovered: RecoveredServe, config: MessageStoreConfig, writer: SideWriter) -> Self {
-        let RecoveredServe { dir, segment_bytes, log_min, confirm_offset, covered, queues: known } =
+        let RecoveredServe { dir, segment_bytes, log_min, confirm_offset, covered, queues: known, damage } =
             recovered;
         let mut queues = QueueTable::default();
         for state in known {
@@ -180,6 +191,7 @@ impl MessageStore {
             tail: RefCell::new(HotTail::new(config.hot_tail_bytes)),
             confirm_offset: Cell::new(confirm_offset),
             log_min,
+            damage: MetDamage::new(damage),
         };
         Self {
             reader: Rc::new(reader),
@@ -317,6 +329,14 @@ impl MessageStore {
         }
     }
 
+    /// Writes down what readers have found damaged since the last call. Call it by the clock.
+    pub fn remember_damage(&self) {
+        if let Some(contents) = self.reader.damage.take_unsaved() {
+            // Nobody waits for it: what is lost with a crash is met again.
+            drop(self.writer.write_config(self.reader.dir.join(damage::FILE_NAME), contents));
+        }
+    }
+
     fn trim(&mut self) {
         let mut tail = self.reader.tail.borrow_mut();
         tail.trim(self.dispatched_end);
@@ -345,6 +365,9 @@ impl MessageStore {
             derived_backlog_entries: self.derived_backlog_entries() as u64,
             dispatched_entries: self.dispatched_entries,
             hot_tail_bytes: self.reader.tail.borrow().memory_bytes() as u64,
+            damaged_ranges: self.reader.damage.ranges(),
+            skipped_messages: self.reader.damage.skipped_messages(),
+            healed_entries: self.reader.damage.healed_entries(),
             cold: self.reader.cold.load(),
         }
     }
@@ -556,7 +579,7 @@ impl MessageStore {
     /// hash: who asks has to look whether a record really has the key.
     ///
     /// # Errors
-    /// The disk refuses, or a record is damaged.
+    /// The disk refuses. A record that is damaged is left out.
     pub fn query_by_key(
         &self,
         topic: &str,
@@ -580,7 +603,12 @@ impl MessageStore {
             })?;
             let (mut records, mut bytes) = (Vec::with_capacity(found.len()), 0);
             for at in found {
-                let Some(record) = reader.record(at).await? else { continue };
+                let record = match reader.record(at).await {
+                    // Told and remembered; the others are given.
+                    Err(ReadError::Damaged { .. }) => None,
+                    read => read?,
+                };
+                let Some(record) = record else { continue };
                 let view = RecordView::parse(&record).expect("the record was checked when it was read");
                 if view.topic() != topic {
                     continue;

@@ -13,6 +13,7 @@ use crate::sealed_file::{Seal, SealedFileError};
 
 const SEAL: Seal = Seal { name: *b"RINGMQPS", version: 1 };
 const FILE_NAME: &str = "positions";
+const SET_ASIDE_NAME: &str = "positions.before";
 const FILE_BYTES_MAX: usize = 1 << 30;
 
 /// Everything that a start needs to know of what was derived from the log before [`Self::log_end`].
@@ -69,11 +70,23 @@ impl Positions {
     /// # Errors
     /// Outer: the file cannot be read. Inner: what it holds is no snapshot.
     pub(crate) fn read<D: Disk>(disk: &D, dir: &Path) -> io::Result<Result<Option<Self>, SealedFileError>> {
-        match disk.read_file(&dir.join(FILE_NAME), FILE_BYTES_MAX) {
+        Self::read_from(disk, &dir.join(FILE_NAME))
+    }
+
+    fn read_from<D: Disk>(disk: &D, path: &Path) -> io::Result<Result<Option<Self>, SealedFileError>> {
+        match disk.read_file(path, FILE_BYTES_MAX) {
             Ok(file) => Ok(SEAL.decode(&file).map(Some)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ok(None)),
             Err(error) => Err(error),
         }
+    }
+
+    /// What [`Self::set_aside`] kept, if it is usable.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn read_set_aside<D: Disk>(disk: &D, dir: &Path) -> io::Result<Option<Self>> {
+        Ok(Self::read_from(disk, &dir.join(SET_ASIDE_NAME))?.ok().flatten())
     }
 
     /// Replaces the snapshot, durably. What it claims must be durable before.
@@ -85,7 +98,26 @@ impl Positions {
         disk.write_file_atomically(&dir.join(FILE_NAME), &SEAL.encode(self))
     }
 
-    /// Removes the snapshot, durably: before what it claims stops being true.
+    /// Moves the snapshot out of the way, durably: before what it claims of the files stops being true. What it says of the log and
+    /// of the queues' ends is still of use, until the next snapshot is there.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn set_aside<D: Disk>(disk: &D, dir: &Path) -> io::Result<()> {
+        disk.rename(&dir.join(FILE_NAME), &dir.join(SET_ASIDE_NAME))?;
+        disk.sync_dir(dir)
+    }
+
+    /// Removes what [`Self::set_aside`] kept; done again by the next start when a crash undoes it.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn forget_set_aside<D: Disk>(disk: &D, dir: &Path) -> io::Result<()> {
+        let path = dir.join(SET_ASIDE_NAME);
+        if disk.exists(&path)? { disk.remove_file(&path) } else { Ok(()) }
+    }
+
+    /// Removes the snapshot, durably: it is of no use.
     ///
     /// # Errors
     /// The folder cannot be written.

@@ -59,7 +59,7 @@ const SYS_FLAG_AT: usize = 36;
 const BORN_TIMESTAMP_AT: usize = 40;
 const BORN_HOST_AT: usize = 48;
 /// Smallest record: IPv4 hosts, no body, no topic, no properties.
-const RECORD_BYTES_MIN: usize = 91;
+pub(crate) const RECORD_BYTES_MIN: usize = 91;
 /// As much of a record as says where it belongs: size, magic, own physical offset.
 pub(crate) const IDENTITY_BYTES: usize = PHYSICAL_OFFSET_AT + 8;
 const TOPIC_BYTES_V1_MAX: usize = 127;
@@ -92,6 +92,8 @@ pub enum RecordError {
     BodyCrc { stored: u32, found: u32 },
     #[error("record CRC is {found:#x}, the record says {stored:#x}")]
     RecordCrc { stored: u32, found: u32 },
+    #[error("the property that holds the record's CRC is damaged")]
+    CrcProperty,
     /// The record has no CRC of its own, and its properties cannot be right.
     #[error("the properties hold a NUL byte and no record CRC: the end of the record was not written")]
     PropertiesTorn,
@@ -320,6 +322,7 @@ impl<'a> RecordView<'a> {
                     return Err(RecordError::RecordCrc { stored, found });
                 }
             }
+            None if crc::was_property(property) => return Err(RecordError::CrcProperty),
             None if self.properties.contains(&0) => return Err(RecordError::PropertiesTorn),
             None => {}
         }

@@ -8,35 +8,38 @@
 //! 4. A torn end is cut; a snapshot is taken.
 //!
 //! A crash at any point leaves a shard that recovers in the same way: nothing is claimed before it is durable, and what is
-//! there already is left out or written again with the same content. Damage in the log is an error; nothing is cut then.
+//! there already is left out or written again with the same content.
+//!
+//! Damage in the log is told, remembered ([`crate::damage`]) and passed over; nothing of it is cut. The messages that are lost keep their
+//! queue offsets ([`dispatch`]): readers go on past them, and no other message ever gets their place.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use hashbrown::HashMap;
 
 use crate::commit_log::RecoveredLog;
-use crate::commit_log::scan::{ScanError, ScanLog, cut, scan, torn_window_bytes};
-use crate::consume_queue::files::{QueueState, QueuedEntry};
-use crate::consume_queue::{QueueHandle, QueueName};
-use crate::derived_files::{Covered, DerivedBatch, DerivedFiles};
-use crate::dispatch::derive;
+use crate::commit_log::scan::{Damage, ScanError, ScanLog, Scanned, cut, scan, torn_window_bytes};
+use crate::consume_queue::files::QueueState;
+use crate::damage::KnownDamage;
+use crate::derived_files::DerivedFiles;
 use crate::index_file::{IndexLayout, Slots};
 use crate::io::disk::Disk;
 use crate::message_store::RecoveredServe;
 use crate::position::{PhysicalOffset, QueueOffset};
-use crate::positions::Positions;
-use crate::record::RecordView;
-use crate::segment::{SegmentError, list_segments};
+use crate::positions::{Positions, QueuePosition};
+use crate::segment::{SegmentError, list_segments, segment_path, segment_start};
 use crate::side_writer::{RecoveredSide, abort_path};
 
-mod snapshot_check;
+mod dispatch;
+pub(crate) mod snapshot_check;
 
-/// Entries and keys that are gathered before they are written.
-const BATCH_ENTRIES: usize = 64 * 1024;
+use dispatch::Dispatch;
+
 /// How much is scanned between two reports of progress, bytes.
 const PROGRESS_BYTES: u64 = 16 << 20;
+/// Damaged stretches that one start tells one by one.
+const TOLD_MAX: u64 = 20;
 
 /// What recovery must know of a shard.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +67,8 @@ pub struct RecoveredShard {
     /// For the side thread: [`crate::side_writer::SideWriter::start`].
     pub side: RecoveredSide,
     pub report: RecoveryReport,
+    /// What is known to be damaged in the log, from this start and those before.
+    pub damage: KnownDamage,
 }
 
 /// How far a recovery is.
@@ -90,6 +95,11 @@ pub struct RecoveryReport {
     pub rebuilt: Option<String>,
     /// Bytes behind the last good record that were zeroed, as the torn end of an unfinished flush.
     pub torn_bytes: u64,
+    /// Damaged stretches of the log that the scan passed over, and their bytes.
+    pub damaged_ranges: u64,
+    pub damaged_bytes: u64,
+    /// Messages in them whose queue offset is known. Readers go on past them.
+    pub lost_messages: u64,
 }
 
 /// Why a shard cannot start. The log was not changed.
@@ -133,27 +143,48 @@ pub fn recover_shard<D: Disk + Clone>(
     let log_dir = dir.join("commitlog");
     disk.create_dir_all(&log_dir).map_err(derived_error)?;
     let segments = list_segments(disk, &log_dir, config.segment_bytes)?;
+    let snapshot = Snapshot::read(disk, dir).map_err(derived_error)?;
     let log = ScanLog {
         dir: &log_dir,
         segments: &segments,
         segment_bytes: config.segment_bytes,
         torn_window_bytes: torn_window_bytes(disk, dir)?,
+        durable_to: snapshot.durable_to(),
     };
     let clean = !mark_in_use(disk, dir).map_err(derived_error)?;
-    let (files, rebuilt) = open_files(disk, dir, config, &log, clean).map_err(derived_error)?;
+    let mut damage = KnownDamage::read(disk, dir).map_err(derived_error)?;
+    let (files, rebuilt) =
+        open_files(disk, dir, config, &log, &snapshot, &damage, clean).map_err(derived_error)?;
 
     let scanned_from = files.covered().log_end;
     let mut report =
-        RecoveryReport { scanned_from, clean, rebuilt, end: scanned_from, records: 0, torn_bytes: 0 };
+        RecoveryReport { scanned_from, clean, rebuilt, end: scanned_from, ..RecoveryReport::default() };
+    let known_before = damage.clone();
+    if report.rebuilt.is_some() {
+        // All of the log is looked at again.
+        damage = KnownDamage::default();
+    }
     let log_start = segments.first().copied().unwrap_or_default();
     let mut dispatch = Dispatch::new(dir, log_start, files);
     let log_end = segments.last().map_or(scanned_from, |last| last.plus(config.segment_bytes));
     let total_bytes = log_end.since(scanned_from);
     let mut reported = scanned_from;
-    let end = scan(disk, &log, scanned_from, &mut |record| {
-        report.records += 1;
-        dispatch.record(record)?;
-        let at = record.physical_offset();
+    let end = scan(disk, &log, scanned_from, &mut |scanned| {
+        let at = match scanned {
+            Scanned::Record(record) => {
+                report.records += 1;
+                dispatch.record(&record)?;
+                record.physical_offset()
+            }
+            Scanned::Damaged(found) => {
+                report.damaged_ranges += 1;
+                report.damaged_bytes += found.range.bytes();
+                tell_damage(&log, &found, report.damaged_ranges);
+                damage.add(found.range);
+                dispatch.damaged(&found);
+                found.range.to
+            }
+        };
         if at.since(reported) >= PROGRESS_BYTES {
             reported = at;
             progress(RecoveryProgress { scanned_bytes: at.since(scanned_from), total_bytes });
@@ -169,8 +200,14 @@ pub fn recover_shard<D: Disk + Clone>(
         cut(disk, &log, torn)?;
     }
     report.end = end.end;
-    let mut files = dispatch.finish()?;
+    let from_before = if report.rebuilt.is_some() { snapshot.queues() } else { &[] };
+    let (mut files, lost_messages) = dispatch.finish(from_before)?;
+    report.lost_messages = lost_messages;
+    if damage != known_before {
+        damage.write(disk, dir).map_err(derived_error)?;
+    }
     files.finish().map_err(derived_error)?;
+    Positions::forget_set_aside(disk, dir).map_err(derived_error)?;
     progress(RecoveryProgress { scanned_bytes: end.end.since(scanned_from), total_bytes });
 
     let queues = files.queues().to_vec();
@@ -191,6 +228,7 @@ pub fn recover_shard<D: Disk + Clone>(
             confirm_offset: end.end,
             covered,
             queues,
+            damage: damage.clone(),
         },
         side: RecoveredSide {
             dir: dir.to_owned(),
@@ -199,7 +237,58 @@ pub fn recover_shard<D: Disk + Clone>(
             positions: files.positions(),
         },
         report,
+        damage,
     })
+}
+
+/// The positions snapshot that the last life left, or the one that a rebuild which did not end has set aside.
+struct Snapshot {
+    /// As the file `positions` has it, or what is wrong with that.
+    current: Result<Positions, String>,
+    set_aside: Option<Positions>,
+}
+
+impl Snapshot {
+    fn read<D: Disk>(disk: &D, dir: &Path) -> io::Result<Self> {
+        let current = match Positions::read(disk, dir)? {
+            Ok(Some(positions)) => Ok(positions),
+            Ok(None) => Err("there is no positions snapshot".to_owned()),
+            Err(damage) => Err(format!("the positions snapshot is not usable: {damage}")),
+        };
+        Ok(Self { current, set_aside: Positions::read_set_aside(disk, dir)? })
+    }
+
+    fn newest(&self) -> Option<&Positions> {
+        self.current.as_ref().ok().or(self.set_aside.as_ref())
+    }
+
+    /// Snapshots are taken of what is durable: whatever else may be wrong with them, no crash tore the log before this.
+    fn durable_to(&self) -> PhysicalOffset {
+        self.newest().map_or(PhysicalOffset::ZERO, |positions| PhysicalOffset::new(positions.log_end))
+    }
+
+    fn queues(&self) -> &[QueuePosition] {
+        self.newest().map_or(&[], |positions| &positions.queues)
+    }
+}
+
+/// Says what is wrong with the log, but not more often than somebody reads.
+fn tell_damage(log: &ScanLog<'_>, damage: &Damage<'_>, number: u64) {
+    let start = segment_start(damage.range.from, log.segment_bytes);
+    match number {
+        0..TOLD_MAX => tracing::error!(
+            path = %segment_path(log.dir, start).display(),
+            at_byte = damage.range.from.since(start),
+            bytes = damage.range.bytes(),
+            log_offset = %damage.range.from,
+            reason = damage.reason,
+            "the log is damaged; what is there is passed over, nothing is cut"
+        ),
+        TOLD_MAX => {
+            tracing::error!(dir = %log.dir.display(), "there is more damage; `ringmq store verify` lists it")
+        }
+        _ => {}
+    }
 }
 
 /// Makes the marker of a shard in use, durably; returns whether it was there.
@@ -219,15 +308,17 @@ fn open_files<D: Disk + Clone>(
     dir: &Path,
     config: &ShardConfig,
     log: &ScanLog<'_>,
+    snapshot: &Snapshot,
+    damage: &KnownDamage,
     clean: bool,
 ) -> io::Result<(DerivedFiles<D>, Option<String>)> {
     let open = |positions, slots| {
         DerivedFiles::open(disk.clone(), dir, config.segment_bytes, config.index, positions, slots)
     };
-    let found = match Positions::read(disk, dir)? {
-        Ok(Some(positions)) => snapshot_check::check(disk, dir, config, log, positions)?,
-        Ok(None) => Err("there is no positions snapshot".to_owned()),
-        Err(damage) => Err(format!("the positions snapshot is not usable: {damage}")),
+    let found = match &snapshot.current {
+        Ok(positions) => snapshot_check::check(disk, dir, config, log, positions, damage)?
+            .map_or_else(|| Ok(positions.clone()), Err),
+        Err(reason) => Err(reason.clone()),
     };
     match found {
         Ok(positions) if clean => Ok((open(positions, Slots::Read)?, None)),
@@ -238,7 +329,11 @@ fn open_files<D: Disk + Clone>(
             Ok((files, None))
         }
         Err(reason) => {
-            Positions::remove(disk, dir)?;
+            if snapshot.current.is_ok() {
+                Positions::set_aside(disk, dir)?;
+            } else {
+                Positions::remove(disk, dir)?;
+            }
             for derived in ["consumequeue", "index"] {
                 disk.remove_dir_all(&dir.join(derived))?;
                 disk.create_dir_all(&dir.join(derived))?;
@@ -276,106 +371,4 @@ fn remove_unknown_queues<D: Disk>(disk: &D, dir: &Path, known: &[QueueState]) ->
         }
     }
     Ok(())
-}
-
-/// Derives entries and keys from the records of a scan, and writes them in batches.
-struct Dispatch<'a, D: Disk> {
-    dir: &'a Path,
-    /// Where the log starts: beyond 0, queues need not start at offset 0.
-    log_start: PhysicalOffset,
-    files: DerivedFiles<D>,
-    /// Handle and next offset of each queue.
-    queues: HashMap<Arc<str>, HashMap<u32, (QueueHandle, QueueOffset)>>,
-    queue_count: usize,
-    batch: DerivedBatch,
-}
-
-impl<'a, D: Disk> Dispatch<'a, D> {
-    fn new(dir: &'a Path, log_start: PhysicalOffset, files: DerivedFiles<D>) -> Self {
-        let mut queues: HashMap<Arc<str>, HashMap<u32, _>> = HashMap::new();
-        let queue_count = files.queues().len();
-        for (index, QueueState { name, max, .. }) in files.queues().iter().enumerate() {
-            let ids = queues.entry(Arc::clone(&name.topic)).or_default();
-            ids.insert(name.queue_id, (QueueHandle::at(index), *max));
-        }
-        let batch = DerivedBatch { covered: files.covered(), ..DerivedBatch::default() };
-        Self { dir, log_start, files, queues, queue_count, batch }
-    }
-
-    fn record(&mut self, record: &RecordView<'_>) -> Result<(), RecoveryError> {
-        let at = record.physical_offset();
-        if let Some(entry) = derive(record, &mut self.batch.keys) {
-            let queue = self.queue(record)?;
-            self.batch.entries.push(QueuedEntry { queue, offset: record.queue_offset(), entry });
-        }
-        self.batch.covered = Covered {
-            log_end: at.plus(record.total_size() as u64),
-            last_record: at,
-            last_store_timestamp_ms: record.store_timestamp_ms(),
-        };
-        if self.batch.entries.len() + self.batch.keys.len() >= BATCH_ENTRIES {
-            self.write()?;
-        }
-        Ok(())
-    }
-
-    /// The queue of a record, which must be the next of its queue.
-    fn queue(&mut self, record: &RecordView<'_>) -> Result<QueueHandle, RecoveryError> {
-        let (topic, queue_id, found) = (record.topic(), record.queue_id(), record.queue_offset());
-        if let Some((handle, next)) = self.queues.get_mut(topic).and_then(|ids| ids.get_mut(&queue_id)) {
-            if found != *next {
-                let expected = *next;
-                return Err(self.not_dense(record, expected));
-            }
-            *next = next.plus(1);
-            return Ok(*handle);
-        }
-        if found != QueueOffset::ZERO && self.log_start == PhysicalOffset::ZERO {
-            return Err(self.not_dense(record, QueueOffset::ZERO));
-        }
-        if !is_folder_name(topic) {
-            let (dir, at) = (self.dir.to_owned(), record.physical_offset());
-            return Err(RecoveryError::TopicName { dir, at, topic: topic.to_owned() });
-        }
-        let handle = QueueHandle::at(self.queue_count);
-        self.queue_count += 1;
-        let topic =
-            self.queues.get_key_value(topic).map_or_else(|| topic.into(), |(name, _)| Arc::clone(name));
-        let ids = self.queues.entry(Arc::clone(&topic)).or_default();
-        ids.insert(queue_id, (handle, found.plus(1)));
-        self.batch.new_queues.push((handle, QueueName { topic, queue_id }));
-        Ok(handle)
-    }
-
-    fn not_dense(&self, record: &RecordView<'_>, expected: QueueOffset) -> RecoveryError {
-        RecoveryError::QueueOffset {
-            dir: self.dir.to_owned(),
-            at: record.physical_offset(),
-            topic: record.topic().to_owned(),
-            queue_id: record.queue_id(),
-            found: record.queue_offset(),
-            expected,
-        }
-    }
-
-    fn write(&mut self) -> Result<(), RecoveryError> {
-        let covered = self.batch.covered;
-        let mut batch = std::mem::take(&mut self.batch);
-        self.batch.covered = covered;
-        self.files
-            .write(&mut batch)
-            .map_err(|source| RecoveryError::Derived { dir: self.dir.to_owned(), source })
-    }
-
-    fn finish(mut self) -> Result<DerivedFiles<D>, RecoveryError> {
-        if self.batch.covered != self.files.covered() {
-            self.write()?;
-        }
-        Ok(self.files)
-    }
-}
-
-/// Whether a topic can be the name of a folder of its own.
-fn is_folder_name(topic: &str) -> bool {
-    !matches!(topic, "" | "." | "..") && !topic.contains(['/', '\0'])
 }

@@ -13,6 +13,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use crate::damage::KnownDamage;
+use crate::io::disk::StdDisk;
 use crate::limits::{SEGMENT_BYTES, SEGMENT_BYTES_MIN};
 use crate::manifest::{Manifest, random_store_id};
 use crate::sealed_file::SealedFileError;
@@ -63,6 +65,8 @@ pub enum StoreDirError {
          of its node: configure {found}, or choose another folder with --data"
     )]
     OtherNode { path: PathBuf, found: String, wanted: String },
+    #[error("{path} holds no store: it has no manifest")]
+    NoStore { path: PathBuf },
     #[error("a store needs at least one shard")]
     NoShards,
     #[error("CommitLog files of {wanted} bytes are not possible: a multiple of 4096, at least {least}, is")]
@@ -79,6 +83,20 @@ pub struct StoreDir {
 }
 
 impl StoreDir {
+    /// Locks a store that exists, whatever it was made for.
+    ///
+    /// # Errors
+    /// Another process uses it, or there is none.
+    pub fn open_existing(root: &Path) -> Result<Self, StoreDirError> {
+        let failed = |source| StoreDirError::Io { path: root.to_owned(), source };
+        let root = &fs::canonicalize(root).map_err(failed)?;
+        let found = Manifest::read(root)
+            .map_err(failed)?
+            .map_err(|source| StoreDirError::Manifest { path: root.to_owned(), source })?;
+        let Some(manifest) = found else { return Err(StoreDirError::NoStore { path: root.to_owned() }) };
+        Ok(Self { root: root.to_owned(), manifest, _lock: lock(root)? })
+    }
+
     /// Locks the store at `root`; makes it when the folder is missing or empty.
     ///
     /// # Errors
@@ -124,6 +142,16 @@ impl StoreDir {
         u128::from_be_bytes(self.manifest.store_id)
     }
 
+    /// The store's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Name of the node that the store was made for.
+    pub fn node(&self) -> &str {
+        &self.manifest.node
+    }
+
     /// The folder of shard `index`.
     pub fn shard_dir(&self, index: u32) -> PathBuf {
         shard_dir(&self.root, index)
@@ -140,6 +168,8 @@ pub struct StoreLook {
     pub node: String,
     /// The process that uses it now.
     pub user: Option<String>,
+    /// Damaged stretches of its logs that are known.
+    pub damaged_ranges: u64,
 }
 
 /// Looks at the store at `root`; `None` when there is none. Changes nothing.
@@ -153,7 +183,12 @@ pub fn look(root: &Path) -> Result<Option<StoreLook>, StoreDirError> {
         .map_err(|source| StoreDirError::Manifest { path: root.to_owned(), source })?;
     let Some(Manifest { shards, segment_bytes, node, .. }) = found else { return Ok(None) };
     let user = user_of(root).map_err(failed)?;
-    Ok(Some(StoreLook { shards, segment_bytes, node, user }))
+    let mut damaged_ranges = 0;
+    for index in 0..shards {
+        let known = KnownDamage::read(&StdDisk, &shard_dir(root, index)).map_err(failed)?;
+        damaged_ranges += known.ranges().len() as u64;
+    }
+    Ok(Some(StoreLook { shards, segment_bytes, node, user, damaged_ranges }))
 }
 
 /// Who holds the lock. Others may look at the same moment, hence a shared one; it is gone when this returns.
@@ -258,8 +293,21 @@ mod tests {
         let first = StoreDir::open(root.path(), &settings()).unwrap();
         let refusal = StoreDir::open(root.path(), &settings()).unwrap_err().to_string();
         assert!(refusal.contains(&format!("in use by process {}", std::process::id())), "{refusal}");
+        let refusal = StoreDir::open_existing(root.path()).unwrap_err().to_string();
+        assert!(refusal.contains("in use by process"), "{refusal}");
         drop(first);
         StoreDir::open(root.path(), &settings()).unwrap();
+    }
+
+    #[test]
+    fn a_store_is_opened_as_it_is_and_none_is_made() {
+        let root = tempfile::tempdir().unwrap();
+        let refusal = StoreDir::open_existing(root.path()).unwrap_err().to_string();
+        assert!(refusal.contains("holds no store"), "{refusal}");
+        assert!(StoreDir::open_existing(&root.path().join("none")).is_err());
+        drop(StoreDir::open(root.path(), &settings()).unwrap());
+        let store = StoreDir::open_existing(root.path()).unwrap();
+        assert_eq!((store.shards(), store.node()), (2, "ringmq"));
     }
 
     #[test]

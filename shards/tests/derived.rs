@@ -1,6 +1,7 @@
 //! The serve half of a shard on real files: dispatch, reads from memory and from the disk, the side writer, and recovery of all that
 //! is derived. The log half is played by [`fixture::Log`], which places records and confirms them when the test says so.
 
+mod damage;
 mod fixture;
 mod plain_record;
 
@@ -15,8 +16,8 @@ use bytes::Bytes;
 use fixture::{Log, on_a_core, open, recover, recover_result, wait_until_written};
 use runtime::task::{sleep, spawn, yield_now};
 use shards::message_store::{
-    Get, GetRequest, GetResult, GetStatus, MessageStore, MessageStoreConfig, QueueBounds, ReadError,
-    RecordLookup, StoreExit, TagFilter, TimeBoundary,
+    Get, GetRequest, GetResult, GetStatus, MessageStore, MessageStoreConfig, QueueBounds, RecordLookup,
+    StoreExit, TagFilter, TimeBoundary,
 };
 use shards::position::{PhysicalOffset, QueueOffset};
 use shards::record::RecordView;
@@ -249,26 +250,6 @@ fn old_data_is_read_in_one_place_at_a_time_while_the_log_is_written_to() {
         let most = read_at_once(&mut store, &mut log, &expected, true).await;
         assert_eq!(most, 1, "reads under way beside a log that is written to");
         assert!(store.load().cold.rested_micros > 0);
-        store.close(StoreExit::Clean).await.unwrap();
-    });
-}
-
-#[test]
-fn a_damaged_record_does_not_leave_the_store() {
-    on_a_core(|root| async move {
-        let mut log = Log::new(&root);
-        for _ in 0..3 {
-            log.append("orders", 0, b"", b"some body");
-        }
-        let mut store = open(&root, MessageStoreConfig::default());
-        log.damage(1);
-        let (_, result) =
-            get(&store, &GetRequest { messages_max: 1, ..request(0, 0, &TagFilter::All) }).await;
-        assert_eq!(result.status, GetStatus::Found);
-        let Get::Cold(plan) = store.get(&request(0, 1, &TagFilter::All)) else { panic!("not in memory") };
-        assert!(matches!(plan.run().await, Err(ReadError::Damaged { .. })));
-        let (_, result) = get(&store, &request(0, 2, &TagFilter::All)).await;
-        assert_eq!(queue_offsets(&result.records), [2]);
         store.close(StoreExit::Clean).await.unwrap();
     });
 }

@@ -15,7 +15,9 @@ use runtime::host::allowed_cpus;
 use runtime::task::{Signal, spawn};
 use shards::append::{AppendBatch, AppendOutcome, AppendRefusal, Committed, Placement};
 use shards::commit_log::RecoveredLog;
-use shards::commit_log::scan::{ScanEnd, ScanError, ScanLog, UNSYNCED_MARKER, scan, torn_window_bytes};
+use shards::commit_log::scan::{
+    ScanEnd, ScanError, ScanLog, Scanned, UNSYNCED_MARKER, scan, torn_window_bytes,
+};
 use shards::io::block::BlockPool;
 use shards::io::disk::StdDisk;
 use shards::limits::SEGMENT_BYTES_MIN;
@@ -119,10 +121,12 @@ fn recover(root: &Path) -> (RecoveredLog, Vec<(u64, Placement)>) {
         segments: &segments,
         segment_bytes: SEGMENT_BYTES_MIN,
         torn_window_bytes: torn_window_bytes(&StdDisk, root).unwrap(),
+        durable_to: PhysicalOffset::ZERO,
     };
     let mut found = Vec::new();
     let mut next = [0_u64; 3];
-    let ScanEnd { end, tail_page, torn } = scan(&StdDisk, &log, PhysicalOffset::ZERO, &mut |record| {
+    let ScanEnd { end, tail_page, torn } = scan(&StdDisk, &log, PhysicalOffset::ZERO, &mut |scanned| {
+        let Scanned::Record(record) = scanned else { panic!("damaged: {scanned:?}") };
         let index = u64::from_be_bytes(record.body()[..8].try_into().unwrap());
         assert_eq!(record.queue_offset().get(), next[record.queue_id() as usize], "queue offsets are dense");
         next[record.queue_id() as usize] += 1;

@@ -34,7 +34,7 @@ use rand::{Rng, RngCore, SeedableRng};
 use shards::append::{AppendBatch, AppendOutcome, Placement};
 use shards::commit_log::RecoveredLog;
 use shards::commit_log::prewrite::Prewrite;
-use shards::commit_log::scan::{ScanError, ScanLog, UNSYNCED_MARKER, cut, scan};
+use shards::commit_log::scan::{ScanError, ScanLog, Scanned, UNSYNCED_MARKER, cut, scan};
 use shards::commit_log::{CommitLog, CommitLogConfig, PAGE_BYTES};
 use shards::index_file::IndexLayout;
 use shards::io::block::BlockPool;
@@ -229,6 +229,7 @@ fn recover(
             let config = ShardConfig { segment_bytes: SEGMENT_BYTES, index: INDEX_LAYOUT };
             let recovered = recover_shard(disk, Path::new("/shard"), &config, &mut |_| {})?;
             tally.borrow_mut().torn_tails += u64::from(recovered.report.torn_bytes > 0);
+            assert!(recovered.damage.is_empty(), "a crash is taken for damage: {:?}", recovered.damage);
             let changes = disk.operations();
             let (log, found) = recover_log(disk, tally)?;
             assert_eq!(disk.operations(), changes, "recovery leaves nothing to cut");
@@ -279,10 +280,14 @@ fn recover_log(disk: &ModelDisk, tally: &RefCell<Tally>) -> Result<(RecoveredLog
         segments: &segments,
         segment_bytes: SEGMENT_BYTES,
         torn_window_bytes: if was_async { UNSYNCED_BYTES_MAX } else { FLUSH_BYTES_MAX as u64 },
+        durable_to: PhysicalOffset::ZERO,
     };
     let mut found = Vec::new();
-    let end = scan(disk, &log, PhysicalOffset::ZERO, &mut |record| {
-        found.push(known(record));
+    let end = scan(disk, &log, PhysicalOffset::ZERO, &mut |scanned| {
+        match scanned {
+            Scanned::Record(record) => found.push(known(&record)),
+            Scanned::Damaged(damage) => panic!("a crash is taken for damage: {damage:?}"),
+        }
         Ok::<_, ScanError>(())
     })?;
     if let Some(torn) = end.torn {

@@ -419,6 +419,9 @@ impl NodeSnapshot {
         gauge("ringmq_tail_cold_reads_waiting", "Reads of old data that wait for their turn", |shard| {
             shard.store.cold.reads_waiting
         })?;
+        gauge("ringmq_damaged_ranges", "Damaged stretches of the log that are known", |shard| {
+            shard.store.damaged_ranges
+        })?;
         let mut counter = |name, help, of: fn(&ShardSnapshot) -> u64| {
             page.counters(name, help, shards().map(|(labels, shard)| (labels, of(shard))))
         };
@@ -426,6 +429,16 @@ impl NodeSnapshot {
         counter("ringmq_tail_misses", "Pulls of which something was not in memory", |shard| {
             shard.cold_reads
         })?;
+        counter(
+            "ringmq_damaged_messages_skipped",
+            "Messages that readers went past because they are damaged",
+            |shard| shard.store.skipped_messages,
+        )?;
+        counter(
+            "ringmq_consume_queue_entries_healed",
+            "Wrong ConsumeQueue entries whose messages were found in the log",
+            |shard| shard.store.healed_entries,
+        )?;
         counter("ringmq_tail_cold_cache_hits", "Chunks of old data that were in the cache", |shard| {
             shard.store.cold.cache_hits
         })?;

@@ -46,7 +46,9 @@ async fn persist(broker: BrokerCell) {
 
 async fn hand_over(broker: BrokerCell) {
     while next_turn(&broker, HAND_OVER_INTERVAL).await {
-        broker.borrow_mut().store.hand_over_unsent();
+        let store = &mut broker.borrow_mut().store;
+        store.hand_over_unsent();
+        store.remember_damage();
     }
 }
 

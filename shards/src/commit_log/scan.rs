@@ -1,7 +1,8 @@
-//! Reads a log from a known good place to its end, and says how it ends: cleanly, torn by a crash, or damaged.
+//! Reads a log from a known good place to its end, passes over what is damaged in it, and says how it ends: cleanly, or torn by a
+//! crash.
 //!
-//! A record counts when magic, sizes, its own physical offset and its CRCs agree. At the first place `X` where that
-//! is not so the log ends, and what lies behind decides why:
+//! A record counts when magic, sizes, its own physical offset and its CRCs agree. At a place `X` where that is not so, what lies
+//! behind decides why:
 //!
 //! ```text
 //!  good records │X            torn window              │ searched for good records
@@ -9,15 +10,19 @@
 //!               │ may hold parts of what was not yet   │ was never written while X was not durable:
 //!               │ durable when the process died        │ a good record here means that X is damage
 //! ```
-//! Nothing but zeros in the window: a clean end. Otherwise the tail is torn: it holds nothing that was acknowledged,
-//! and must be zeroed ([`cut`]) before the log is used, so that no later reader takes its rests for records.
+//! Damage is told and passed over, up to the next good record; nothing of it is ever cut. The same goes for a bad place before
+//! [`ScanLog::durable_to`]: what was there was durable, whatever lies behind it now. There the log goes on at that mark at the latest.
+//!
+//! Otherwise the log ends at `X`. Nothing but zeros in the window: a clean end. If not, the tail is torn: it holds nothing that was
+//! acknowledged, and must be zeroed ([`cut`]) before the log is used, so that no later reader takes its rests for records.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::commit_log::{PAGE_BYTES, page_floor};
+use crate::damage::DamagedRange;
 use crate::io::disk::{Disk, DiskFile};
-use crate::limits::{FLUSH_BYTES_MAX, UNSYNCED_BYTES_MAX};
+use crate::limits::{FLUSH_BYTES_MAX, RECORD_BYTES_MAX, UNSYNCED_BYTES_MAX};
 use crate::position::PhysicalOffset;
 use crate::record::{IDENTITY_BYTES, MAGIC_V1, MAGIC_V2, RecordError, RecordView, peek_size};
 use crate::segment::{segment_path, segment_start};
@@ -40,12 +45,6 @@ pub enum ScanError {
     Io { path: PathBuf, source: io::Error },
     #[error("a scan from log offset {from} is not possible: the log goes from {log_start} to {log_end}")]
     FromOutside { from: PhysicalOffset, log_start: PhysicalOffset, log_end: PhysicalOffset },
-    /// A bad place with good, newer records behind it. Never cut: that would lose acknowledged messages.
-    #[error(
-        "{path} is damaged at byte {file_offset} (log offset {at}: {reason}), yet good records follow at log offset \
-         {good_at}; restore the file from a copy"
-    )]
-    Corrupt { path: PathBuf, file_offset: u64, at: PhysicalOffset, reason: String, good_at: PhysicalOffset },
 }
 
 /// What is scanned.
@@ -58,6 +57,8 @@ pub struct ScanLog<'a> {
     pub segment_bytes: u64,
     /// Most bytes that could be written and not yet durable when the process died: see [`torn_window_bytes`].
     pub torn_window_bytes: u64,
+    /// Everything before this is known to have been durable, so that no crash can have torn it; 0 when nothing is known.
+    pub durable_to: PhysicalOffset,
 }
 
 impl ScanLog<'_> {
@@ -68,6 +69,23 @@ impl ScanLog<'_> {
     fn end(&self) -> PhysicalOffset {
         self.segments.last().map_or(PhysicalOffset::ZERO, |last| last.plus(self.segment_bytes))
     }
+}
+
+/// What a scan comes to, in log order.
+#[derive(Clone, Debug)]
+pub enum Scanned<'b> {
+    Record(RecordView<'b>),
+    Damaged(Damage<'b>),
+}
+
+/// A stretch of the log that does not hold the records that were stored there. What follows it is good.
+#[derive(Clone, Debug)]
+pub struct Damage<'b> {
+    pub range: DamagedRange,
+    /// What was wrong at its start.
+    pub reason: String,
+    /// The record that the whole stretch still looks like, in spite of a wrong CRC: any of its bytes may be wrong.
+    pub resembles: Option<RecordView<'b>>,
 }
 
 /// How a log ends.
@@ -103,7 +121,8 @@ pub fn torn_window_bytes<D: Disk>(disk: &D, shard_dir: &Path) -> Result<u64, Sca
     }
 }
 
-/// Gives every record from `from` on to `sink`, in log order, and judges the end. Changes nothing on the disk.
+/// Gives every record and every damaged stretch from `from` on to `sink`, in log order, and judges the end. Changes nothing on the
+/// disk.
 ///
 /// # Errors
 /// [`ScanError`], or the first error of `sink`.
@@ -111,7 +130,7 @@ pub fn scan<D: Disk, E: From<ScanError>>(
     disk: &D,
     log: &ScanLog<'_>,
     from: PhysicalOffset,
-    sink: &mut dyn FnMut(&RecordView<'_>) -> Result<(), E>,
+    sink: &mut dyn FnMut(Scanned<'_>) -> Result<(), E>,
 ) -> Result<ScanEnd, E> {
     if from < log.start() || from > log.end() {
         let (log_start, log_end) = (log.start(), log.end());
@@ -123,18 +142,29 @@ pub fn scan<D: Disk, E: From<ScanError>>(
         match reader.judge(at)? {
             Found::Record(record) => {
                 let size = record.total_size() as u64;
-                sink(&record)?;
+                sink(Scanned::Record(record))?;
                 at = at.plus(size);
             }
             Found::Blank => at = segment_start(at, log.segment_bytes).plus(log.segment_bytes),
             Found::End => return Ok(ScanEnd { end: at, tail_page: Vec::new(), torn: None }),
-            Found::Bad { reason, claimed_bytes } => {
-                let torn = reader.classify(at, &reason, claimed_bytes)?;
-                let page = page_floor(at);
-                let tail_bytes = usize::try_from(at.since(page)).expect("less than a page");
-                let tail_page = reader.bytes(page, tail_bytes)?[..tail_bytes].to_vec();
-                return Ok(ScanEnd { end: at, tail_page, torn });
-            }
+            Found::Bad { reason, claimed_bytes } => match reader.classify(at, &reason, claimed_bytes)? {
+                Verdict::Damaged { good_at } => {
+                    let to = reader.resume(at, claimed_bytes, good_at)?;
+                    let resembles = reader.resembles(at, to)?;
+                    sink(Scanned::Damaged(Damage {
+                        range: DamagedRange { from: at, to },
+                        reason,
+                        resembles,
+                    }))?;
+                    at = to;
+                }
+                Verdict::End(torn) => {
+                    let page = page_floor(at);
+                    let tail_bytes = usize::try_from(at.since(page)).expect("less than a page");
+                    let tail_page = reader.bytes(page, tail_bytes)?[..tail_bytes].to_vec();
+                    return Ok(ScanEnd { end: at, tail_page, torn });
+                }
+            },
         }
     }
 }
@@ -190,6 +220,14 @@ enum Found<'b> {
         /// The size of the record that should be here, when at least its head is.
         claimed_bytes: Option<usize>,
     },
+}
+
+/// Why there is no good record at a place.
+enum Verdict {
+    /// The log goes on at `good_at`, or before.
+    Damaged { good_at: PhysicalOffset },
+    /// The log ends there, cleanly or torn.
+    End(Option<TornTail>),
 }
 
 /// Reads the segments through one buffer.
@@ -279,38 +317,76 @@ impl<'a, D: Disk> LogReader<'a, D> {
         }
     }
 
-    /// Why the log ends at `at`: cleanly (`None`) or torn.
-    ///
-    /// # Errors
-    /// When it is damage.
+    /// Why the log has no good record at `at`.
     fn classify(
         &mut self,
         at: PhysicalOffset,
         reason: &str,
         claimed_bytes: Option<usize>,
-    ) -> Result<Option<TornTail>, ScanError> {
+    ) -> Result<Verdict, ScanError> {
         // What was not durable began before the end of the record at `at`; if even its head is not there, before the
         // head's end. From that beginning on, at most the window was written.
         let bad_bytes = claimed_bytes.unwrap_or(IDENTITY_BYTES) as u64;
         let window = bad_bytes + self.log.torn_window_bytes + PAGE_BYTES as u64;
         let to = page_floor(at.plus(window + PAGE_BYTES as u64)).min(self.log.end());
-        if let Some(good_at) = self.find_good(to)? {
-            let start = segment_start(at, self.log.segment_bytes);
-            return Err(ScanError::Corrupt {
-                path: segment_path(self.log.dir, start),
-                file_offset: at.since(start),
-                at,
-                reason: reason.to_owned(),
-                good_at,
-            });
+        let durable_to = self.log.durable_to.min(self.log.end());
+        if at < durable_to {
+            let good_at = self.find_good(at.plus(1), durable_to)?;
+            // Zeros up to the mark and nothing behind: this is another, older log, which ends here.
+            if good_at.is_some() || !self.is_zero(at, durable_to)? {
+                return Ok(Verdict::Damaged { good_at: good_at.unwrap_or(durable_to) });
+            }
+        }
+        if let Some(good_at) = self.find_good(to, to.plus(SEARCH_BYTES))? {
+            return Ok(Verdict::Damaged { good_at });
         }
         let torn = !self.is_zero(at, to)?;
-        Ok(torn.then(|| TornTail { from: at, to, reason: reason.to_owned() }))
+        Ok(Verdict::End(torn.then(|| TornTail { from: at, to, reason: reason.to_owned() })))
     }
 
-    /// The first good record at or behind `from`, as far as is searched.
-    fn find_good(&mut self, from: PhysicalOffset) -> Result<Option<PhysicalOffset>, ScanError> {
-        let search_end = from.plus(SEARCH_BYTES).min(self.log.end());
+    /// Where the log goes on behind the damage at `at`: at `good_at` at the latest.
+    fn resume(
+        &mut self,
+        at: PhysicalOffset,
+        claimed_bytes: Option<usize>,
+        good_at: PhysicalOffset,
+    ) -> Result<PhysicalOffset, ScanError> {
+        // Of a record whose head is right only what is between it and the next one is lost, whatever its body looks like.
+        if let Some(size) = claimed_bytes {
+            let next = at.plus(size as u64);
+            let is_head = match self.judge(next)? {
+                Found::Record(_) | Found::Blank => true,
+                Found::Bad { claimed_bytes, .. } => claimed_bytes.is_some(),
+                Found::End => false,
+            };
+            if next <= good_at && is_head {
+                return Ok(next);
+            }
+        }
+        Ok(self.find_good(at.plus(1), good_at)?.map_or(good_at, |found| found.min(good_at)))
+    }
+
+    /// The record that all of a damaged stretch looks like.
+    fn resembles(
+        &mut self,
+        from: PhysicalOffset,
+        to: PhysicalOffset,
+    ) -> Result<Option<RecordView<'_>>, ScanError> {
+        let size = usize::try_from(to.since(from)).unwrap_or(usize::MAX);
+        if size > RECORD_BYTES_MAX {
+            return Ok(None);
+        }
+        let record = RecordView::parse(self.bytes(from, size)?).ok();
+        Ok(record.filter(|record| record.total_size() == size && record.physical_offset() == from))
+    }
+
+    /// The first good record from `from` to `search_end`; behind it, the start of a segment with a good one.
+    fn find_good(
+        &mut self,
+        from: PhysicalOffset,
+        search_end: PhysicalOffset,
+    ) -> Result<Option<PhysicalOffset>, ScanError> {
+        let search_end = search_end.min(self.log.end());
         let mut at = from;
         while at < search_end {
             if let Some(candidate) = self.next_candidate(at, search_end)? {

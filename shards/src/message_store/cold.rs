@@ -1,4 +1,6 @@
 //! Reads that need the disk. Each owns what it needs, so that nothing of the store is borrowed while it waits.
+//!
+//! A message that is damaged on the disk is passed over: its neighbours are given, and the reader goes on behind it.
 
 use std::rc::Rc;
 
@@ -6,9 +8,15 @@ use bytes::Bytes;
 
 use crate::consume_queue::selection::{Bounds, Selected, Selection, select};
 use crate::consume_queue::{Entry, QueueName};
+use crate::dispatch::derive;
+use crate::message_store::heal::QueuePart;
 use crate::message_store::log_reader::{LogReader, stored_time};
-use crate::message_store::{GetResult, QueueBounds, ReadError, TagFilter, TimeBoundary};
+use crate::message_store::{GetResult, GetStatus, QueueBounds, ReadError, TagFilter, TimeBoundary};
 use crate::position::{PhysicalOffset, QueueOffset};
+use crate::record::RecordView;
+
+/// Damaged messages next to each other that a search by time looks past.
+const PASSED_MAX: u64 = 64;
 
 /// A pull that needs the disk.
 #[derive(Debug)]
@@ -32,20 +40,65 @@ impl ColdGet {
     /// Reads.
     ///
     /// # Errors
-    /// The disk refuses, or what it holds is damaged.
+    /// The disk refuses; or a ConsumeQueue is damaged in such a way that it is not known whether a message is lost.
     pub async fn run(self) -> Result<GetResult, ReadError> {
-        let selection = match self.plan {
-            GetPlan::Messages(selection) => selection,
+        let (reader, queue) = (&self.reader, &self.queue);
+        let (mut selection, part) = match self.plan {
+            GetPlan::Messages(selection) => (selection, None),
             GetPlan::Entries { offset, count, written, filter, limits } => {
-                let entries = self.reader.entries(&self.queue, offset, count, written).await?;
-                select(entries.into_iter(), offset, &filter, &limits)
+                let part = QueuePart { min: self.bounds.min, written };
+                let entries = reader.entries(queue, offset, count, written).await?;
+                if entries.is_empty() {
+                    let found = reader.find_message(queue, offset, part).await?;
+                    return Ok(only(found, offset, self.bounds, &filter));
+                }
+                (select(entries.into_iter(), offset, &filter, &limits), Some(part))
             }
         };
         let mut records = Vec::with_capacity(selection.messages.len());
-        for message in &selection.messages {
-            records.push(self.reader.message(&self.queue, message).await?);
+        for message in std::mem::take(&mut selection.messages) {
+            let read = match part {
+                Some(part) => reader.message_or_loss(queue, &message, part).await,
+                None => reader.message_in_place(queue, &message).await,
+            };
+            match read {
+                Ok(Some(record)) => {
+                    records.push(record);
+                    selection.messages.push(message);
+                }
+                Ok(None) => {}
+                Err(error) if records.is_empty() => return Err(error),
+                // What there is goes first; who comes back for this one is told.
+                Err(_) => {
+                    selection.next_begin_offset = message.queue_offset;
+                    break;
+                }
+            }
+        }
+        selection.bytes = records.iter().map(Bytes::len).sum();
+        if records.is_empty() && selection.status == GetStatus::Found {
+            selection.status = GetStatus::MessageWasRemoving;
         }
         Ok(result(selection, self.bounds, records))
+    }
+}
+
+/// The answer to a pull whose first message has no entry and was looked for in the log.
+fn only(found: Option<Bytes>, offset: QueueOffset, bounds: QueueBounds, filter: &TagFilter) -> GetResult {
+    let Some(record) = found else {
+        return GetResult::empty(GetStatus::MessageWasRemoving, offset.plus(1), bounds);
+    };
+    let view = RecordView::parse(&record).expect("the record was checked when it was read");
+    let is_wanted = derive(&view, &mut Vec::new()).is_some_and(|entry| filter.matches(entry.tags_code));
+    if !is_wanted {
+        return GetResult::empty(GetStatus::NoMatchedMessage, offset.plus(1), bounds);
+    }
+    GetResult {
+        status: GetStatus::Found,
+        messages: 1,
+        bytes: record.len(),
+        records: vec![record],
+        ..GetResult::empty(GetStatus::Found, offset.plus(1), bounds)
     }
 }
 
@@ -98,9 +151,35 @@ impl OldMessages {
     pub(super) async fn store_time(&self, offset: QueueOffset) -> Result<i64, ReadError> {
         let entry = match offset.get().checked_sub(self.written.get()) {
             Some(index) => self.entries[usize::try_from(index).expect("an index in memory")],
-            None => self.reader.entries(&self.queue, offset, 1, self.written).await?[0],
+            None => {
+                let entries = self.reader.entries(&self.queue, offset, 1, self.written).await?;
+                *entries.first().ok_or_else(|| self.reader.damaged_queue(&self.queue, offset))?
+            }
         };
         self.reader.store_time(&self.queue, &Selected { queue_offset: offset, entry }).await
+    }
+
+    /// The first message from `offset` on and before `end` that can be read, with the time when it was stored.
+    async fn first_store_time(
+        &self,
+        offset: QueueOffset,
+        end: QueueOffset,
+    ) -> Result<Option<(QueueOffset, i64)>, ReadError> {
+        let mut at = offset;
+        loop {
+            match self.store_time(at).await {
+                Ok(time) => return Ok(Some((at, time))),
+                Err(ReadError::Damaged { .. } | ReadError::DamagedQueue { .. })
+                    if at.since(offset) < PASSED_MAX =>
+                {
+                    at = at.plus(1);
+                    if at == end {
+                        return Ok(None);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The first offset of this part that is not `before` the time; its end when all are.
@@ -108,10 +187,9 @@ impl OldMessages {
         let (mut low, mut high) = (self.from, self.to);
         while low < high {
             let middle = low.plus(high.since(low) / 2);
-            if time.is_after(self.store_time(middle).await?) {
-                low = middle.plus(1);
-            } else {
-                high = middle;
+            match self.first_store_time(middle, high).await? {
+                Some((at, stored_ms)) if time.is_after(stored_ms) => low = at.plus(1),
+                _ => high = middle,
             }
         }
         Ok(low)

@@ -1,6 +1,7 @@
 //! Reads records of the log on the serve core: from the hot tail where they are there, otherwise from the disk. Shared by the
 //! store and by the reads that are under way. Nothing that was not confirmed is ever read, and nothing leaves from the disk
-//! before its CRC was checked.
+//! before its CRC was checked. What is in the hot tail was placed in this memory by this process and never was on a disk: it is as good as
+//! the memory is, and leaves unchecked.
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
@@ -10,9 +11,11 @@ use bytes::Bytes;
 use crate::cold_read::{ColdName, ColdReader, ReadError, Stretch};
 use crate::consume_queue::selection::Selected;
 use crate::consume_queue::{ENTRY_BYTES, Entry, FILE_BYTES, QueueName, file_place};
+use crate::limits::RECORD_BYTES_MAX;
 use crate::message_store::hot_tail::HotTail;
+use crate::message_store::met_damage::MetDamage;
 use crate::position::{PhysicalOffset, QueueOffset};
-use crate::record::{BLANK_BYTES, RecordView, peek_size};
+use crate::record::{BLANK_BYTES, RecordError, RecordView, peek_size};
 use crate::segment::segment_start;
 
 #[derive(Debug)]
@@ -25,6 +28,7 @@ pub(crate) struct LogReader {
     pub(crate) confirm_offset: Cell<PhysicalOffset>,
     /// Start of the log.
     pub(crate) log_min: PhysicalOffset,
+    pub(crate) damage: MetDamage,
 }
 
 impl LogReader {
@@ -34,22 +38,34 @@ impl LogReader {
     }
 
     /// Bytes of the log, wherever they are. They must be confirmed.
-    async fn bytes(&self, at: PhysicalOffset, len: usize) -> Result<Bytes, ReadError> {
-        if let Some(bytes) = self.hot(at, len) {
-            return Ok(bytes);
+    pub(crate) async fn bytes(&self, at: PhysicalOffset, len: usize) -> Result<Bytes, ReadError> {
+        match self.hot(at, len) {
+            Some(bytes) => Ok(bytes),
+            None => self.cold.read(&self.stretch(at, len)?).await,
         }
+    }
+
+    /// The same once more from the disk, whatever the cache holds.
+    async fn bytes_anew(&self, at: PhysicalOffset, len: usize) -> Result<Bytes, ReadError> {
+        let stretch = self.stretch(at, len)?;
+        self.cold.forget(&stretch);
+        self.cold.read(&stretch).await
+    }
+
+    fn stretch(&self, at: PhysicalOffset, len: usize) -> Result<Stretch, ReadError> {
         let start = segment_start(at, self.segment_bytes);
-        let confirmed = self.confirm_offset.get().since(start).min(self.segment_bytes);
+        // Where entries lead to that come from a disk may be anywhere.
+        let confirmed = self.confirm_offset.get().get().saturating_sub(start.get()).min(self.segment_bytes);
         let stretch =
             Stretch { name: ColdName::Segment { start }, at: at.since(start), len, final_bytes: confirmed };
         if stretch.at + len as u64 > confirmed {
             let reason = format!("{len} bytes go beyond the end of the file or of the log");
             return Err(ReadError::Damaged { at, reason });
         }
-        self.cold.read(&stretch).await
+        Ok(stretch)
     }
 
-    /// The record that starts at `at`; `None` when none does, or it may not be read.
+    /// The record that starts at `at`; `None` when none does, or it may not be read. Damage is told and remembered.
     pub(crate) async fn record(&self, at: PhysicalOffset) -> Result<Option<Bytes>, ReadError> {
         if self.readable_bytes(at) < BLANK_BYTES as u64 {
             return Ok(None);
@@ -58,8 +74,16 @@ impl LogReader {
         if self.readable_bytes(at) < size as u64 {
             return Ok(None);
         }
-        let bytes = self.bytes(at, size).await?;
-        checked_record(&bytes, at).map(|is_record| is_record.then_some(bytes))
+        let mut bytes = self.bytes(at, size).await?;
+        let mut checked = checked_record(&bytes, at);
+        if checked.is_err() {
+            bytes = self.bytes_anew(at, size).await?;
+            checked = checked_record(&bytes, at);
+        }
+        if let Err(error) = &checked {
+            self.damage.met(at, size as u64, error);
+        }
+        checked.map(|is_record| is_record.then_some(bytes))
     }
 
     /// The same from the hot tail alone; `None` when it is not there.
@@ -86,24 +110,34 @@ impl LogReader {
     /// The record that a ConsumeQueue entry names.
     pub(crate) async fn message(&self, queue: &QueueName, message: &Selected) -> Result<Bytes, ReadError> {
         let Entry { physical_offset: at, size_bytes, .. } = message.entry;
-        if let Some(bytes) = self.hot(at, size_bytes as usize) {
-            return Ok(bytes);
+        if at < self.log_min || size_bytes as usize > RECORD_BYTES_MAX {
+            return Err(self.damaged_queue(queue, message.queue_offset));
         }
         let bytes = self.bytes(at, size_bytes as usize).await?;
-        let damaged = |reason: String| {
+        if self.check_message(&bytes, queue, message).is_ok() {
+            return Ok(bytes);
+        }
+        // Once more, in case that the disk is well and the way from it was not.
+        let bytes = self.bytes_anew(at, size_bytes as usize).await?;
+        self.check_message(&bytes, queue, message).map(|()| bytes)
+    }
+
+    /// Whether the bytes are the record that a ConsumeQueue entry names.
+    fn check_message(&self, bytes: &[u8], queue: &QueueName, message: &Selected) -> Result<(), ReadError> {
+        let at = message.entry.physical_offset;
+        let damaged = |error: RecordError| {
             let QueueName { topic, queue_id } = queue;
-            let reason =
-                format!("{reason} (message {} of queue {queue_id} of {topic})", message.queue_offset);
+            let reason = format!("{error} (message {} of queue {queue_id} of {topic})", message.queue_offset);
             ReadError::Damaged { at, reason }
         };
-        let record = RecordView::parse(&bytes).map_err(|error| damaged(error.to_string()))?;
-        record.verify_crc().map_err(|error| damaged(error.to_string()))?;
+        let record = RecordView::parse(bytes).map_err(damaged)?;
+        record.verify_crc().map_err(damaged)?;
         let is_it = record.physical_offset() == at
             && record.total_size() == bytes.len()
             && record.topic() == &*queue.topic
             && record.queue_id() == queue.queue_id
             && record.queue_offset() == message.queue_offset;
-        if is_it { Ok(bytes) } else { Err(self.damaged_queue(queue, message.queue_offset)) }
+        if is_it { Ok(()) } else { Err(self.damaged_queue(queue, message.queue_offset)) }
     }
 
     /// When the record that an entry names was stored.
@@ -112,7 +146,7 @@ impl LogReader {
         Ok(stored_time(&bytes))
     }
 
-    /// `count` entries of a queue's files from `from` on, all before `written`.
+    /// At most `count` entries of a queue's files from `from` on, all before `written`: up to the first that is no entry.
     pub(crate) async fn entries(
         &self,
         queue: &QueueName,
@@ -137,7 +171,7 @@ impl LogReader {
             let bytes = self.cold.read(&stretch).await?;
             for bytes in bytes.chunks_exact(ENTRY_BYTES) {
                 let bytes = bytes.try_into().expect("chunks have this length");
-                let entry = Entry::decode(bytes).ok_or_else(|| self.damaged_queue(queue, next))?;
+                let Some(entry) = Entry::decode(bytes) else { return Ok(entries) };
                 entries.push(entry);
                 next = next.plus(1);
             }

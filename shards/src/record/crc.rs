@@ -41,6 +41,13 @@ pub(crate) fn decode_property(encoded: &[u8]) -> Option<u32> {
     })
 }
 
+/// Whether `encoded` is not the property, but was it before something happened to it.
+pub(crate) fn was_property(encoded: &[u8]) -> bool {
+    const SIMILAR: usize = CRC_PROPERTY_NAME.len() - 2;
+    let same = encoded.iter().zip(CRC_PROPERTY_NAME.as_bytes()).filter(|(found, wanted)| found == wanted);
+    decode_property(encoded).is_none() && same.count() >= SIMILAR
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,5 +68,23 @@ mod tests {
         assert_eq!(decode_property(b"__CRC32#\x019999999999\x02"), None, "does not fit in 32 bits");
         assert_eq!(decode_property(b"__CRC32#\x0112345\x02"), None);
         assert_eq!(decode_property(&[0; 20]), None);
+    }
+
+    #[test]
+    fn a_damaged_property_is_not_taken_for_none() {
+        let whole = encode_property(123_456_789);
+        assert!(!was_property(&whole));
+        for at in 0..whole.len() {
+            for bit in 0..8 {
+                let mut damaged = whole;
+                damaged[at] ^= 1 << bit;
+                let is_seen = decode_property(&damaged).is_none_or(|crc| crc != 123_456_789);
+                assert!(
+                    is_seen && (decode_property(&damaged).is_some() || was_property(&damaged)),
+                    "{at} {bit}"
+                );
+            }
+        }
+        assert!(!was_property(b"\x02KEYS\x01order-000012\x02"));
     }
 }

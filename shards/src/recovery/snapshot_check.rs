@@ -10,6 +10,7 @@ use hashbrown::HashSet;
 
 use crate::commit_log::scan::ScanLog;
 use crate::consume_queue::{ENTRY_BYTES, Entry, FILE_BYTES, QueueName, file_place};
+use crate::damage::KnownDamage;
 use crate::index_file;
 use crate::io::disk::{Disk, DiskFile};
 use crate::position::{PhysicalOffset, QueueOffset};
@@ -23,43 +24,48 @@ const IDENTITY_BYTES: usize = 36;
 /// As much of a record as says how long it is.
 const SIZE_BYTES: usize = 8;
 
-/// The positions, or what disagrees with them.
+/// What disagrees with the positions; `None` when nothing does.
 ///
 /// # Errors
 /// The disk refuses to say.
-pub(super) fn check<D: Disk>(
+pub(crate) fn check<D: Disk>(
     disk: &D,
     dir: &Path,
     config: &ShardConfig,
     log: &ScanLog<'_>,
-    positions: Positions,
-) -> io::Result<Result<Positions, String>> {
-    let mut check = Check { disk, dir, log, open: None };
-    if let Some(disagreement) = check.log_end(&positions)? {
-        return Ok(Err(disagreement));
+    positions: &Positions,
+    damage: &KnownDamage,
+) -> io::Result<Option<String>> {
+    let mut check = Check { disk, dir, log, damage, open: None };
+    if let Some(disagreement) = check.log_end(positions)? {
+        return Ok(Some(disagreement));
     }
     let mut names = HashSet::new();
     for queue in &positions.queues {
         if !names.insert((queue.topic.as_str(), queue.queue_id)) || queue.min > queue.max {
-            return Ok(Err(format!("the snapshot is odd about queue {} of {}", queue.queue_id, queue.topic)));
+            return Ok(Some(format!(
+                "the snapshot is odd about queue {} of {}",
+                queue.queue_id, queue.topic
+            )));
         }
         if let Some(disagreement) = check.queue(queue, positions.log_end)? {
-            return Ok(Err(disagreement));
+            return Ok(Some(disagreement));
         }
     }
     for file in &positions.index {
         if !index_file::is_plausible(disk, dir, config.index, file)? {
-            return Ok(Err(format!("the index file {} is missing or damaged", file.name)));
+            return Ok(Some(format!("the index file {} is missing or damaged", file.name)));
         }
     }
-    drop(names);
-    Ok(Ok(positions))
+    Ok(None)
 }
 
 struct Check<'a, D: Disk> {
     disk: &'a D,
     dir: &'a Path,
     log: &'a ScanLog<'a>,
+    /// A record in there cannot agree with anything.
+    damage: &'a KnownDamage,
     /// The segment read last.
     open: Option<(PhysicalOffset, D::File)>,
 }
@@ -75,6 +81,9 @@ impl<D: Disk> Check<'_, D> {
             return Ok(
                 (!is_start).then(|| "the snapshot covers no record, but not the log's start".to_owned())
             );
+        }
+        if self.damage.contains(last) && self.holds(claimed_end) {
+            return Ok(None);
         }
         let disagreement =
             || format!("the log does not hold the record at {last} that the snapshot ends with");
@@ -122,7 +131,15 @@ impl<D: Disk> Check<'_, D> {
         }
     }
 
+    /// Whether the log has files up to `end`.
+    fn holds(&self, end: PhysicalOffset) -> bool {
+        self.log.segments.last().is_some_and(|last| end <= last.plus(self.log.segment_bytes))
+    }
+
     fn is_record_of(&mut self, entry: &Entry, queue_id: u32, offset: QueueOffset) -> io::Result<bool> {
+        if self.damage.contains(entry.physical_offset) {
+            return Ok(true);
+        }
         let Some(head) = self.bytes(entry.physical_offset, IDENTITY_BYTES)? else { return Ok(false) };
         let expected_size = entry.size_bytes as usize;
         Ok(peek_size(&head) == Ok(expected_size)

@@ -39,10 +39,15 @@ impl Look {
 
     pub(super) fn findings(&self, folder: &Path, config: &Config) -> io::Result<Vec<Finding>> {
         let segment_bytes = self.store().map_or(config.segment_bytes, |store| store.segment_bytes);
-        Ok(vec![
-            self.usable(),
-            free_space(host::free_bytes(folder)?, self.store().is_some(), config.shards, segment_bytes),
-        ])
+        let mut findings = vec![self.usable()];
+        findings.extend(self.store().map(|store| damage(&self.path, store.damaged_ranges)));
+        findings.push(free_space(
+            host::free_bytes(folder)?,
+            self.store().is_some(),
+            config.shards,
+            segment_bytes,
+        ));
+        Ok(findings)
     }
 
     fn usable(&self) -> Finding {
@@ -62,6 +67,21 @@ impl Look {
                 format!("{path}: {} shards, made for the node {}; nobody uses it", store.shards, store.node),
             ),
         }
+    }
+}
+
+/// What starts and readers of the store have met.
+fn damage(path: &Path, ranges: u64) -> Finding {
+    match ranges {
+        0 => Finding::good("store damage", "none is known"),
+        _ => Finding::warning(
+            "store damage",
+            format!("{ranges} damaged places are known in the logs; their messages are passed over"),
+            format!(
+                "look after the disk; when the node is stopped, `ringmq store verify {}` tells what is lost",
+                path.display()
+            ),
+        ),
     }
 }
 
@@ -102,6 +122,12 @@ mod tests {
         assert_eq!(verdict(2047, false), Verdict::Missing);
         assert_eq!(verdict(2048, true), Verdict::Good);
         assert_eq!(verdict(100, true), Verdict::Warning);
+    }
+
+    #[test]
+    fn known_damage_is_a_warning() {
+        assert_eq!(damage(Path::new("data"), 0).verdict, Verdict::Good);
+        assert_eq!(damage(Path::new("data"), 2).verdict, Verdict::Warning);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -145,6 +145,18 @@ impl Server {
     /// Address of the metrics page.
     pub(crate) fn metrics(&self) -> String {
         format!("127.0.0.1:{}", self.metrics_port)
+    }
+
+    /// What its metrics page answers.
+    pub(crate) fn http_body(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(self.metrics()).expect("connect to the metrics page");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
+        let text = format!("{request} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.metrics());
+        stream.write_all(text.as_bytes()).expect("write");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        body.to_owned()
     }
 
     /// Addresses of the shards, joined by commas.

@@ -12,6 +12,9 @@ use crate::record::{MAGIC_BLANK, RecordFields, place};
 const SEGMENT_BYTES: u64 = 256 << 10;
 const WINDOW_BYTES: u64 = 16 << 10;
 
+/// What a scan passes: good records; damaged stretches, with the queue offset of the record that each looks like; the end.
+type Passed = (Vec<PhysicalOffset>, Vec<(PhysicalOffset, PhysicalOffset, Option<u64>)>, ScanEnd);
+
 /// A log of records in two segments, written by hand.
 struct Log {
     dir: TempDir,
@@ -83,16 +86,36 @@ impl Log {
             segments: &self.segments,
             segment_bytes: SEGMENT_BYTES,
             torn_window_bytes: WINDOW_BYTES,
+            durable_to: PhysicalOffset::ZERO,
         }
     }
 
+    /// A scan of a log that nothing is known of and that is not damaged.
     fn scan(&self) -> Result<(Vec<PhysicalOffset>, ScanEnd), ScanError> {
-        let mut seen = Vec::new();
-        let end = scan(&StdDisk, &self.as_scanned(), PhysicalOffset::ZERO, &mut |record| {
-            seen.push(record.physical_offset());
+        let (seen, damaged, end) = self.scan_damaged(PhysicalOffset::ZERO)?;
+        assert_eq!(damaged, [], "nothing is damaged");
+        Ok((seen, end))
+    }
+
+    fn scan_damaged(&self, durable_to: PhysicalOffset) -> Result<Passed, ScanError> {
+        let (mut seen, mut damaged) = (Vec::new(), Vec::new());
+        let log = ScanLog { durable_to, ..self.as_scanned() };
+        let end = scan(&StdDisk, &log, PhysicalOffset::ZERO, &mut |scanned| {
+            match scanned {
+                Scanned::Record(record) => seen.push(record.physical_offset()),
+                Scanned::Damaged(Damage { range, resembles, .. }) => {
+                    damaged.push((range.from, range.to, resembles.map(|record| record.queue_offset().get())));
+                }
+            }
             Ok::<_, ScanError>(())
         })?;
-        Ok((seen, end))
+        Ok((seen, damaged, end))
+    }
+
+    /// The starts of all records but those.
+    fn starts_without(&self, without: std::ops::Range<usize>) -> Vec<PhysicalOffset> {
+        let all = self.records.iter().enumerate();
+        all.filter(|(index, _)| !without.contains(index)).map(|(_, (start, _))| *start).collect()
     }
 
     fn starts(&self, count: usize) -> Vec<PhysicalOffset> {
@@ -118,7 +141,7 @@ fn an_empty_log_ends_where_it_starts() {
     assert!(seen.is_empty());
     assert_eq!(end, ScanEnd { end: PhysicalOffset::ZERO, tail_page: Vec::new(), torn: None });
     let nothing = ScanLog { segments: &[], ..log.as_scanned() };
-    let sink = &mut |_: &RecordView<'_>| Ok::<_, ScanError>(());
+    let sink = &mut |_: Scanned<'_>| Ok::<_, ScanError>(());
     assert_eq!(scan(&StdDisk, &nothing, PhysicalOffset::ZERO, sink).unwrap().end, PhysicalOffset::ZERO);
     let outside = scan(&StdDisk, &nothing, PhysicalOffset::new(1), sink).unwrap_err();
     assert!(matches!(outside, ScanError::FromOutside { .. }));
@@ -153,25 +176,126 @@ fn the_unwritten_rest_of_a_large_record_is_a_torn_tail() {
 }
 
 #[test]
-fn good_records_behind_the_window_make_it_damage() {
+fn good_records_behind_the_window_make_it_damage_that_is_passed_over() {
     let log = Log::with_records(60, 1000);
-    let (bad_at, _) = log.records[15];
-    log.write(bad_at.plus(100), b"X");
-    let error = log.scan().unwrap_err();
-    let ScanError::Corrupt { at, file_offset, good_at, ref path, .. } = error else { panic!("{error}") };
-    assert_eq!((at, file_offset), (bad_at, bad_at.get()));
-    assert!(good_at.get() >= bad_at.get() + WINDOW_BYTES);
-    assert!(path.ends_with("00000000000000000000"), "{error}");
+    let (bad_at, size) = log.records[15];
+    log.write(bad_at.plus(200), b"X");
+    let (seen, damaged, end) = log.scan_damaged(PhysicalOffset::ZERO).unwrap();
+    assert_eq!(seen, log.starts_without(15..16));
+    assert_eq!(damaged, [(bad_at, bad_at.plus(size as u64), Some(15))]);
+    assert_eq!((end.end, end.torn), (log.end, None), "nothing is cut");
+}
+
+#[test]
+fn records_behind_a_damaged_head_are_found() {
+    let log = Log::with_records(60, 1000);
+    for (at_byte, bytes) in [(0, &[0xFF, 0, 0, 0][..]), (2, &[1]), (4, &[0]), (30, &[1]), (0, &[0; 700])] {
+        let (bad_at, size) = log.records[15];
+        let mut before = vec![0; size];
+        let file = StdDisk.open(&segment_path(log.dir.path(), PhysicalOffset::ZERO)).unwrap();
+        DiskFile::read_exact_at(&file, &mut before, bad_at.get()).unwrap();
+        log.write(bad_at.plus(at_byte), bytes);
+        let (seen, damaged, end) = log.scan_damaged(PhysicalOffset::ZERO).unwrap();
+        assert_eq!(seen, log.starts_without(15..16), "{at_byte}");
+        assert_eq!(damaged, [(bad_at, bad_at.plus(size as u64), None)], "{at_byte}");
+        assert_eq!((end.end, end.torn), (log.end, None));
+        log.write(bad_at, &before);
+    }
+}
+
+#[test]
+fn several_damaged_places_are_told_one_by_one_and_a_torn_tail_behind_them_is_cut() {
+    let log = Log::with_records(100, 1000);
+    for index in [3, 4, 40, 98] {
+        log.write(log.records[index].0.plus(500), b"XX");
+    }
+    let (seen, damaged, end) = log.scan_damaged(PhysicalOffset::ZERO).unwrap();
+    assert_eq!(
+        damaged.iter().map(|(_, _, offset)| *offset).collect::<Vec<_>>(),
+        [Some(3), Some(4), Some(40)]
+    );
+    assert_eq!(seen.len(), 95);
+    let torn = end.torn.expect("the last flush may have torn record 98");
+    assert_eq!(torn.from, log.records[98].0);
 }
 
 #[test]
 fn a_zeroed_hole_with_a_good_next_segment_is_damage() {
     let log = Log::with_records(300, 1000);
-    let (second_start, _) = *log.records.iter().find(|(start, _)| start.get() >= SEGMENT_BYTES).unwrap();
+    let second = log.records.iter().position(|(start, _)| start.get() >= SEGMENT_BYTES).unwrap();
     let from = log.records[10].0;
     log.write(from, &vec![0; usize::try_from(SEGMENT_BYTES - from.get()).unwrap()]);
-    let error = log.scan().unwrap_err();
-    assert!(matches!(error, ScanError::Corrupt { good_at, .. } if good_at == second_start), "{error}");
+    let (seen, damaged, end) = log.scan_damaged(PhysicalOffset::ZERO).unwrap();
+    assert_eq!(seen, log.starts_without(10..second));
+    assert_eq!(damaged, [(from, PhysicalOffset::new(SEGMENT_BYTES), None)]);
+    assert_eq!((end.end, end.torn), (log.end, None));
+}
+
+#[test]
+fn what_is_known_to_have_been_durable_is_damaged_and_never_torn() {
+    let log = Log::with_records(20, 1000);
+    let (last_at, _) = log.records[19];
+    log.write(last_at.plus(500), b"X");
+    let (seen, damaged, end) = log.scan_damaged(log.end).unwrap();
+    assert_eq!((seen, end.end, end.torn), (log.starts(19), log.end, None));
+    assert_eq!(damaged, [(last_at, log.end, Some(19))]);
+    assert_eq!(end.tail_page.len() as u64, log.end.get() % 4096, "the next record goes behind it");
+
+    // The head is gone too: the log goes on where the mark is.
+    log.write(last_at, &[0xEE; 300]);
+    let (_, damaged, end) = log.scan_damaged(log.end).unwrap();
+    assert_eq!((damaged, end.end), (vec![(last_at, log.end, None)], log.end));
+
+    // Without the mark it may be the rest of a flush.
+    let (seen, damaged, end) = log.scan_damaged(last_at).unwrap();
+    assert_eq!((seen, damaged), (log.starts(19), Vec::new()));
+    assert_eq!(end.torn.expect("torn").from, last_at);
+}
+
+#[test]
+fn an_older_log_than_the_mark_ends_where_its_records_do() {
+    let log = Log::with_records(20, 1000);
+    let (seen, damaged, end) = log.scan_damaged(log.end.plus(10_000)).unwrap();
+    assert_eq!((seen, damaged), (log.starts(20), Vec::new()));
+    assert_eq!((end.end, end.torn), (log.end, None));
+}
+
+#[test]
+fn a_body_that_looks_like_records_is_no_place_to_go_on() {
+    let mut log = Log::with_records(10, 1000);
+    // The body of the damaged record is a good record for the place where it lies.
+    let inner = Log::with_records(1, 500);
+    let (_, inner_size) = inner.records[0];
+    log.append(10, inner_size);
+    let (outer_at, outer_size) = log.records[10];
+    let body_at = outer_at.plus(88);
+    let mut fake = BytesMut::new();
+    let host = "127.0.0.1:1".parse().unwrap();
+    let fields = RecordFields {
+        topic: "t",
+        queue_id: 0,
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp_ms: 1,
+        born_host: host,
+        store_host: host,
+        reconsume_times: 0,
+        prepared_transaction_offset: 0,
+        body: b"fake",
+        properties: b"",
+    };
+    fields.encode(&mut fake).unwrap();
+    let placement =
+        Placement { queue_offset: QueueOffset::new(10), physical_offset: body_at, store_timestamp_ms: 5 };
+    place(&mut fake, &placement);
+    log.write(body_at, &fake);
+    for index in 11..60 {
+        log.append(index, 1000);
+    }
+    let (seen, damaged, _) = log.scan_damaged(PhysicalOffset::ZERO).unwrap();
+    assert_eq!(seen, log.starts_without(10..11));
+    assert_eq!(damaged.len(), 1);
+    assert_eq!((damaged[0].0, damaged[0].1), (outer_at, outer_at.plus(outer_size as u64)));
 }
 
 #[test]

@@ -1,0 +1,98 @@
+//! What readers meet that is damaged: told once, counted each time, remembered for the next start and for people.
+
+use std::cell::{Cell, RefCell};
+
+use crate::consume_queue::QueueName;
+use crate::consume_queue::selection::Selected;
+use crate::damage::{DamagedRange, KnownDamage};
+use crate::message_store::ReadError;
+use crate::position::PhysicalOffset;
+
+#[derive(Debug)]
+pub(crate) struct MetDamage {
+    known: RefCell<KnownDamage>,
+    /// Something was met that the file does not have.
+    is_unsaved: Cell<bool>,
+    skipped_messages: Cell<u64>,
+    healed_entries: Cell<u64>,
+}
+
+impl MetDamage {
+    /// Goes on from what the start knows.
+    pub(crate) fn new(known: KnownDamage) -> Self {
+        Self {
+            known: RefCell::new(known),
+            is_unsaved: Cell::new(false),
+            skipped_messages: Cell::new(0),
+            healed_entries: Cell::new(0),
+        }
+    }
+
+    /// A message cannot be read, and its reader goes on past it.
+    pub(crate) fn skipped(&self, queue: &QueueName, message: &Selected, error: &ReadError) {
+        self.skipped_messages.set(self.skipped_messages.get() + 1);
+        if self.is_new(message.entry.physical_offset, u64::from(message.entry.size_bytes)) {
+            tracing::error!(
+                topic = %queue.topic, queue_id = queue.queue_id, offset = %message.queue_offset, %error,
+                "a message is lost; readers go on past it"
+            );
+        }
+    }
+
+    /// A message is neither where its entry leads nor between its neighbours, and its reader goes on past it.
+    pub(crate) fn lost(&self, queue: &QueueName, message: &Selected, error: &ReadError) {
+        self.skipped_messages.set(self.skipped_messages.get() + 1);
+        tracing::error!(
+            topic = %queue.topic, queue_id = queue.queue_id, offset = %message.queue_offset, %error,
+            "a message is not in the log; readers go on past it"
+        );
+    }
+
+    /// A record that was asked for by its place cannot be read.
+    pub(crate) fn met(&self, at: PhysicalOffset, bytes: u64, error: &ReadError) {
+        if self.is_new(at, bytes) {
+            tracing::error!(%error, "a message is lost");
+        }
+    }
+
+    /// A ConsumeQueue entry is wrong, and its message was found in the log all the same.
+    pub(crate) fn healed(&self, error: &ReadError) {
+        let before = self.healed_entries.replace(self.healed_entries.get() + 1);
+        if before == 0 {
+            tracing::error!(%error, "a ConsumeQueue is damaged; its messages are looked for in the log");
+        }
+    }
+
+    /// Whether the byte at `at` is known to be damaged.
+    pub(crate) fn knows(&self, at: PhysicalOffset) -> bool {
+        self.known.borrow().contains(at)
+    }
+
+    fn is_new(&self, at: PhysicalOffset, bytes: u64) -> bool {
+        let is_new = self.known.borrow_mut().add(DamagedRange { from: at, to: at.plus(bytes) });
+        if is_new {
+            self.is_unsaved.set(true);
+        }
+        is_new
+    }
+
+    /// The bytes of the file, when something was met that it does not have.
+    pub(crate) fn take_unsaved(&self) -> Option<Vec<u8>> {
+        self.is_unsaved.take().then(|| self.known.borrow().encode())
+    }
+
+    /// Damaged stretches of the log that are known.
+    pub(crate) fn ranges(&self) -> u64 {
+        self.known.borrow().ranges().len() as u64
+    }
+
+    /// Messages that were passed over since the start, once for each time that somebody wanted one.
+    pub(crate) fn skipped_messages(&self) -> u64 {
+        self.skipped_messages.get()
+    }
+
+    /// Wrong ConsumeQueue entries whose messages were found since the start.
+    pub(crate) fn healed_entries(&self) -> u64 {
+        self.healed_entries.get()
+    }
+}

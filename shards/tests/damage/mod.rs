@@ -1,0 +1,389 @@
+//! Damage on the disk: of a log, its ConsumeQueues, its index and everything else in a shard's folder. A start goes on, a reader gets every
+//! message that is not lost, at its queue offset, and no byte of one that is; what was lost keeps its place.
+//!
+//! `SEED=n` and `FLIPS=n` choose the random part; a failure prints its seed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use shards::message_store::{
+    Get, GetRequest, GetResult, GetStatus, MessageStore, MessageStoreConfig, ReadError, StoreExit, TagFilter,
+    TimeBoundary,
+};
+use shards::position::{PhysicalOffset, QueueOffset};
+use shards::record::RecordView;
+
+use crate::fixture::{Log, on_a_core, open, recover};
+
+const QUEUES: u32 = 3;
+
+/// Whole batches, from wherever they come.
+async fn get(store: &MessageStore, topic: &str, queue_id: u32, offset: u64) -> Result<GetResult, ReadError> {
+    let request = GetRequest {
+        topic,
+        queue_id,
+        offset: QueueOffset::new(offset),
+        messages_max: 32,
+        bytes_max: 1 << 20,
+        filter: &TagFilter::All,
+    };
+    match store.get(&request) {
+        Get::Ready(result) => Ok(result),
+        Get::Cold(plan) => plan.run().await,
+    }
+}
+
+/// What a consumer reads of a queue, which goes where it is sent until the end.
+async fn consume(store: &MessageStore, topic: &str, queue_id: u32) -> BTreeMap<u64, Bytes> {
+    let mut read = BTreeMap::new();
+    let mut offset = 0;
+    loop {
+        let result =
+            get(store, topic, queue_id, offset).await.unwrap_or_else(|error| panic!("at {offset}: {error}"));
+        for piece in &result.records {
+            let mut rest = piece.clone();
+            while !rest.is_empty() {
+                let record = RecordView::parse(&rest).expect("whole records");
+                record.verify_crc().expect("nothing damaged leaves the store");
+                let (at, size) = (record.queue_offset().get(), record.total_size());
+                assert_eq!((record.topic(), record.queue_id()), (topic, queue_id));
+                assert!(read.insert(at, rest.split_to(size)).is_none(), "message {at} comes once");
+            }
+        }
+        match result.status {
+            GetStatus::OffsetOverflowOne | GetStatus::NoMatchedLogicQueue | GetStatus::NoMessageInQueue => {
+                return read;
+            }
+            GetStatus::Found | GetStatus::MessageWasRemoving => {
+                let next = result.next_begin_offset.get();
+                assert!(next > offset, "a reader gets on: {offset}, {:?}", result.status);
+                offset = next;
+            }
+            other => panic!("{other:?} at {offset}"),
+        }
+    }
+}
+
+/// Messages `0..count` of the topic `orders`, over all queues, and where they are: by queue and offset.
+struct Filled {
+    log: Log,
+    records: BTreeMap<(u32, u64), Bytes>,
+    /// The same in the order in which they were appended.
+    order: Vec<(u32, u64)>,
+}
+
+impl Filled {
+    fn new(root: &Path, count: u64, body_bytes: usize) -> Self {
+        let mut filled = Self { log: Log::new(root), records: BTreeMap::new(), order: Vec::new() };
+        for _ in 0..count {
+            filled.append(body_bytes);
+        }
+        filled
+    }
+
+    fn append(&mut self, body_bytes: usize) {
+        let number = self.order.len() as u64;
+        let place = (u32::try_from(number).unwrap() % QUEUES, number / u64::from(QUEUES));
+        let body = vec![b'a' + u8::try_from(number % 26).unwrap(); body_bytes];
+        let keys = format!("KEYS\x01k{number}\x02");
+        let record = self.log.append("orders", place.0, keys.as_bytes(), &body);
+        self.records.insert(place, record);
+        self.order.push(place);
+    }
+
+    /// What is left of a queue without those that were appended with these numbers.
+    fn expected(&self, queue_id: u32, lost: &[usize]) -> BTreeMap<u64, Bytes> {
+        let is_lost = |place: &(u32, u64)| lost.iter().any(|lost| self.order[*lost] == *place);
+        let of_queue = self.records.iter().filter(|(place, _)| place.0 == queue_id && !is_lost(place));
+        of_queue.map(|((_, offset), record)| (*offset, record.clone())).collect()
+    }
+
+    async fn assert_consumed(&self, store: &MessageStore, lost: &[usize]) {
+        for queue_id in 0..QUEUES {
+            let read = consume(store, "orders", queue_id).await;
+            let expected = self.expected(queue_id, lost);
+            let offsets = |read: &BTreeMap<u64, Bytes>| read.keys().copied().collect::<Vec<_>>();
+            assert_eq!(offsets(&read), offsets(&expected), "queue {queue_id}");
+            assert!(read == expected);
+        }
+    }
+
+    fn ends(&self) -> Vec<u64> {
+        (0..QUEUES).map(|queue| self.records.keys().filter(|place| place.0 == queue).count() as u64).collect()
+    }
+}
+
+fn ends(store: &MessageStore) -> Vec<u64> {
+    (0..QUEUES).map(|queue| store.bounds("orders", queue).map_or(0, |bounds| bounds.max.get())).collect()
+}
+
+#[test]
+fn a_damaged_message_is_passed_over_and_counted_and_its_neighbours_are_given() {
+    on_a_core(|root| async move {
+        let filled = Filled::new(&root, 30, 500);
+        let store = open(&root, MessageStoreConfig::default());
+        for number in [3, 4, 20] {
+            filled.log.damage(number);
+        }
+        filled.assert_consumed(&store, &[3, 4, 20]).await;
+        let load = store.load();
+        assert_eq!(
+            (load.skipped_messages, load.damaged_ranges, load.healed_entries),
+            (3, 2, 0),
+            "3 and 4 touch"
+        );
+        let around = get(&store, "orders", 0, 1).await.unwrap();
+        assert_eq!(around.messages, 9 - 1, "message 1 of queue 0 is lost, the others of the answer are not");
+        let mut store = store;
+        store.remember_damage();
+        store.close(StoreExit::Clean).await.unwrap();
+        // It is known after a start, which scans nothing of it.
+        let recovered = recover(&root);
+        assert_eq!((recovered.report.records, recovered.report.rebuilt), (0, None));
+        assert_eq!(recovered.damage.ranges().len(), 2);
+    });
+}
+
+#[test]
+fn a_reader_that_finds_only_damage_is_sent_on() {
+    on_a_core(|root| async move {
+        let filled = Filled::new(&root, 30, 500);
+        let mut store = open(&root, MessageStoreConfig::default());
+        for number in (0..30).filter(|number| number % 3 == 1) {
+            filled.log.damage(number);
+        }
+        let result = get(&store, "orders", 1, 0).await.unwrap();
+        assert_eq!((result.status, result.messages, result.bytes), (GetStatus::MessageWasRemoving, 0, 0));
+        assert_eq!(result.next_begin_offset.get(), 10);
+        filled.assert_consumed(&store, &(0..30).filter(|number| number % 3 == 1).collect::<Vec<_>>()).await;
+        store.close(StoreExit::Clean).await.unwrap();
+    });
+}
+
+#[test]
+fn damage_in_the_middle_does_not_refuse_the_start_and_keeps_every_place() {
+    on_a_core(|root| async move {
+        let mut filled = Filled::new(&root, 3000, 1000);
+        // Nothing was derived yet: the start has to scan all.
+        let lost = [7, 100, 101, 102, 103, 900];
+        for number in lost {
+            filled.log.damage(number);
+        }
+        let recovered = recover(&root);
+        assert_eq!((recovered.report.damaged_ranges, recovered.report.lost_messages), (6, 6));
+        assert_eq!(
+            (recovered.report.end, recovered.report.torn_bytes),
+            (filled.log.end(), 0),
+            "nothing is cut"
+        );
+        drop(recovered);
+        for _ in 0..2 {
+            let mut store = open(&root, MessageStoreConfig::default());
+            assert_eq!(ends(&store), filled.ends());
+            filled.log.end_block();
+            filled.append(100);
+            store.dispatch(&filled.log.commit(), &mut |_| {});
+            filled.assert_consumed(&store, &lost).await;
+            assert_eq!(store.load().skipped_messages, 6);
+            store.close(StoreExit::Clean).await.unwrap();
+            assert_eq!(recover(&root).report.rebuilt, None);
+        }
+    });
+}
+
+#[test]
+fn the_last_messages_of_queues_keep_their_places_when_they_are_lost() {
+    on_a_core(|root| async move {
+        let mut filled = Filled::new(&root, 30, 500);
+        recover(&root);
+        // The last message of each queue; after the third of them comes nothing more.
+        let lost = [27, 28, 29];
+        for number in lost {
+            filled.log.overwrite(number, 0, &[0xEE; 200]);
+        }
+        fs::remove_dir_all(root.join("consumequeue")).unwrap();
+        let recovered = recover(&root);
+        assert!(recovered.report.rebuilt.is_some());
+        assert_eq!((recovered.report.lost_messages, recovered.report.torn_bytes), (3, 0));
+        assert_eq!(recovered.report.end, filled.log.end());
+        drop(recovered);
+        let mut store = open(&root, MessageStoreConfig::default());
+        assert_eq!(ends(&store), [10, 10, 10], "no later message gets a place that consumers have gone past");
+        filled.log.end_block();
+        filled.append(100);
+        store.dispatch(&filled.log.commit(), &mut |_| {});
+        filled.assert_consumed(&store, &lost).await;
+        store.close(StoreExit::Clean).await.unwrap();
+        assert_eq!(
+            recover(&root).report.rebuilt,
+            None,
+            "what is known to be damaged is no reason to build anew"
+        );
+    });
+}
+
+#[test]
+fn a_torn_tail_behind_damage_is_still_cut() {
+    on_a_core(|root| async move {
+        let filled = Filled::new(&root, 3000, 1000);
+        filled.log.damage(50);
+        filled.log.damage(2990);
+        let recovered = recover(&root);
+        assert_eq!((recovered.report.damaged_ranges, recovered.report.lost_messages), (1, 1));
+        assert_eq!(recovered.report.end, filled.log.place(2990), "the last flush may have torn it");
+        assert!(recovered.report.torn_bytes > 0);
+    });
+}
+
+#[test]
+fn a_wrong_consume_queue_entry_does_not_hide_its_message() {
+    on_a_core(|root| async move {
+        let filled = Filled::new(&root, 300, 500);
+        recover(&root);
+        let file = root.join("consumequeue/orders/1/00000000000000000000");
+        let queue = fs::File::options().read(true).write(true).open(&file).unwrap();
+        let mut entry = [0; 20];
+        queue.read_exact_at(&mut entry, 7 * 20).unwrap();
+        let wrong: [(&str, u64, &[u8]); 7] = [
+            ("no entry", 0, &[0; 20]),
+            ("beyond the log", 1, &[0x7F]),
+            ("a negative place", 0, &[0xFF]),
+            ("inside another record", 7, &[entry[7] ^ 0x08]),
+            ("a record of another queue", 0, &filled.log.place(0).to_i64().to_be_bytes()),
+            ("far too large", 8, &[0x70]),
+            ("a little too small", 11, &[entry[11] ^ 1]),
+        ];
+        for (what, at_byte, bytes) in wrong {
+            queue.write_all_at(bytes, 7 * 20 + at_byte).unwrap();
+            let mut store = open(&root, MessageStoreConfig::default());
+            println!("{what}");
+            filled.assert_consumed(&store, &[]).await;
+            let load = store.load();
+            assert_eq!((load.skipped_messages, load.damaged_ranges), (0, 0), "{what}");
+            assert!(load.healed_entries > 0, "{what}");
+            store.close(StoreExit::Clean).await.unwrap();
+            queue.write_all_at(&entry, 7 * 20).unwrap();
+        }
+    });
+}
+
+#[test]
+fn searches_by_time_and_by_key_look_past_damage() {
+    on_a_core(|root| async move {
+        let filled = Filled::new(&root, 300, 500);
+        let mut store = open(&root, MessageStoreConfig::default());
+        let damaged = [147, 150, 153];
+        for number in damaged {
+            filled.log.damage(number);
+        }
+        let record = &filled.records[&(0, 60)];
+        let time = RecordView::parse(record).unwrap().store_timestamp_ms();
+        let found = store.offset_by_time("orders", 0, time, TimeBoundary::Lower).await.unwrap();
+        assert_eq!(found.get(), 60);
+        let time_of =
+            |number: u64| RecordView::parse(&filled.records[&(0, number)]).unwrap().store_timestamp_ms();
+        let found = store.offset_by_time("orders", 0, time_of(49), TimeBoundary::Lower).await.unwrap();
+        assert!((49..=52).contains(&found.get()), "{found}: at most what is damaged there is left out");
+        assert_eq!(store.query_by_key("orders", "k150", 10, 0, i64::MAX).await.unwrap(), Vec::<Bytes>::new());
+        assert_eq!(store.query_by_key("orders", "k151", 10, 0, i64::MAX).await.unwrap().len(), 1);
+        store.close(StoreExit::Clean).await.unwrap();
+    });
+}
+
+fn files(root: &Path) -> Vec<PathBuf> {
+    fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { collect(&path, files) } else { files.push(path) }
+        }
+    }
+    let mut found = Vec::new();
+    collect(root, &mut found);
+    found.sort();
+    found
+}
+
+/// Flips one bit of a shard's folder at a time, anywhere before the end of its log: it starts, and at most the one message that was hit is
+/// missing.
+#[test]
+fn whatever_bit_flips_the_shard_starts_and_only_the_message_that_was_hit_is_missing() {
+    let number = |variable: &str| Some(std::env::var(variable).ok()?.parse::<u64>().expect("a number"));
+    let seed = number("SEED").unwrap_or_else(|| rand::rng().random_range(0..1 << 40));
+    let flips = number("FLIPS").unwrap_or(200);
+    println!("SEED={seed} FLIPS={flips}");
+    on_a_core(move |root| async move {
+        let mut random = StdRng::seed_from_u64(seed);
+        let filled = Filled::new(&root, 120, 300);
+        let mut store = open(&root, MessageStoreConfig::default());
+        store.close(StoreExit::Clean).await.unwrap();
+        let before: Vec<(PathBuf, Vec<u8>)> = files(&root)
+            .into_iter()
+            .map(|path| {
+                let mut bytes = fs::read(&path).unwrap();
+                // Behind the end there is nothing that could be damaged.
+                let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+                bytes.truncate(used);
+                (path, bytes)
+            })
+            .filter(|(_, bytes)| !bytes.is_empty())
+            .collect();
+        let mut kinds = BTreeMap::<String, u64>::new();
+        for _ in 0..flips {
+            let (path, bytes) = &before[random.random_range(0..before.len())];
+            let at = random.random_range(0..bytes.len());
+            let bit = random.random_range(0..8);
+            let place = format!("{} byte {at} bit {bit}, SEED={seed}", path.display());
+            println!("{place}");
+            fs::File::options()
+                .write(true)
+                .open(path)
+                .unwrap()
+                .write_all_at(&[bytes[at] ^ (1 << bit)], at as u64)
+                .unwrap();
+            if random.random_bool(0.5) {
+                // The process was killed, or its derived files are to be built anew.
+                fs::write(root.join("abort"), b"").unwrap();
+            }
+            if random.random_bool(0.3) {
+                fs::remove_file(root.join("positions")).unwrap();
+            }
+            let is_log = path.to_string_lossy().contains("commitlog");
+            *kinds
+                .entry(
+                    path.strip_prefix(&root).unwrap().iter().next().unwrap().to_string_lossy().into_owned(),
+                )
+                .or_default() += 1;
+            let mut store = open(&root, MessageStoreConfig::default());
+            let hit = is_log.then(|| filled.log.number_at(PhysicalOffset::new(at as u64))).flatten();
+            // Without the snapshot nobody knows that the end of the log was durable: it may be cut as a torn tail.
+            let cut_to = store.confirm_offset();
+            let lost: Vec<usize> = (0..filled.order.len())
+                .filter(|number| hit == Some(*number) || filled.log.place(*number) >= cut_to)
+                .collect();
+            if !root.join("positions").exists() || cut_to == filled.log.end() {
+                assert!(lost.len() <= 1, "{place}: lost {lost:?}");
+            } else {
+                assert!(is_log, "{place}: the log was cut at {cut_to}");
+            }
+            filled.assert_consumed(&store, &lost).await;
+            store.close(StoreExit::Clean).await.unwrap();
+            for (path, bytes) in &before {
+                let file = fs::File::options().write(true).create(true).truncate(false).open(path).unwrap();
+                file.write_all_at(bytes, 0).unwrap();
+            }
+            for path in files(&root) {
+                if !before.iter().any(|(known, _)| *known == path)
+                    && !path.to_string_lossy().contains("index")
+                {
+                    let _ = fs::remove_file(path);
+                }
+            }
+        }
+        println!("{kinds:?}");
+    });
+}
