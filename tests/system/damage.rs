@@ -119,7 +119,7 @@ fn clients_get_everything_but_the_messages_that_were_hit_and_the_node_says_so() 
     assert_eq!(consume(&server, &queues), expected(&lost));
     for queue in &queues {
         assert_eq!(
-            client.max_offset(queue).expect("ask for the end"),
+            server.client().max_offset(queue).expect("ask for the end"),
             MESSAGES / 4,
             "lost messages keep their places"
         );
