@@ -8,6 +8,7 @@ pub mod send;
 pub mod serve;
 pub mod slow;
 pub mod stages;
+pub mod store;
 pub mod topic;
 pub mod tune;
 
@@ -41,6 +42,7 @@ enum Command {
     Tune(tune::Args),
     Slow(slow::Args),
     Stages(stages::Args),
+    Store(store::Args),
 }
 
 /// Where a running node serves its metrics.
@@ -74,6 +76,7 @@ impl Cli {
             Command::Tune(args) => tune::run(args).map_err(Into::into),
             Command::Slow(args) => slow::run(args).map_err(Into::into),
             Command::Stages(args) => stages::run(args).map_err(Into::into),
+            Command::Store(args) => store::run(args),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,

@@ -6,7 +6,7 @@
 //! All i64, big-endian; the file has 4096 bytes.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::io::disk::{Disk, DiskFile};
 
@@ -35,6 +35,34 @@ impl Checkpoint {
         let file = disk.open_or_create(&dir.join(FILE_NAME))?;
         file.write_all_at(&self.encode(), 0)?;
         file.sync_data()
+    }
+
+    pub(crate) fn path(dir: &Path) -> PathBuf {
+        dir.join(FILE_NAME)
+    }
+
+    /// Reads the file; `None` when there is none. Inner `None`: what it holds is no checkpoint.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn read<D: Disk>(disk: &D, dir: &Path) -> io::Result<Option<Option<Self>>> {
+        let bytes = match disk.read_file(&Self::path(dir), FILE_BYTES) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Ok(Some(None)),
+            Err(error) => return Err(error),
+        };
+        let field =
+            |at: usize| Some(i64::from_be_bytes(bytes.get(at..at + 8)?.try_into().expect("eight bytes")));
+        let decode = || {
+            Some(Self {
+                log_timestamp_ms: field(0)?,
+                queues_timestamp_ms: field(8)?,
+                index_timestamp_ms: field(16)?,
+                confirm_offset: field(32)?,
+            })
+        };
+        Ok(Some(decode().filter(|found| bytes == found.encode())))
     }
 
     fn encode(&self) -> [u8; FILE_BYTES] {
@@ -67,6 +95,13 @@ mod tests {
             confirm_offset: 0x0405,
         }
         .encode();
+        let dir = tempfile::tempdir().unwrap();
+        let read = || Checkpoint::read(&crate::io::disk::StdDisk, dir.path()).unwrap();
+        assert_eq!(read(), None);
+        std::fs::write(Checkpoint::path(dir.path()), bytes).unwrap();
+        assert_eq!(read().flatten().map(|found| found.confirm_offset), Some(0x0405));
+        std::fs::write(Checkpoint::path(dir.path()), &bytes[..100]).unwrap();
+        assert_eq!(read(), Some(None));
         let nonzero: Vec<_> = bytes.iter().enumerate().filter(|(_, byte)| **byte != 0).collect();
         assert_eq!(nonzero, [(7, &1), (15, &2), (23, &3), (38, &4), (39, &5)]);
     }

@@ -70,6 +70,19 @@ impl KnownDamage {
         Ok(known)
     }
 
+    /// Whether there is a file that says nothing because it is damaged itself.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub(crate) fn is_unusable<D: Disk>(disk: &D, dir: &Path) -> io::Result<bool> {
+        match disk.read_file(&dir.join(FILE_NAME), FILE_BYTES_MAX) {
+            Ok(file) => Ok(SEAL.decode::<Stored>(&file).is_err()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Replaces the file, durably; removes it when nothing is damaged.
     ///
     /// # Errors

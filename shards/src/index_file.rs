@@ -21,9 +21,11 @@ use crate::io::disk::{Disk, DiskFile};
 use crate::position::PhysicalOffset;
 use crate::positions::{IndexHeader, IndexPosition};
 
+pub(crate) mod walk;
+
 const HEADER_BYTES: usize = 40;
 const SLOT_BYTES: usize = 4;
-const ITEM_BYTES: usize = 20;
+pub(crate) const ITEM_BYTES: usize = 20;
 const PAGE_BYTES: usize = 4096;
 /// Bytes of items read at once when slots are rebuilt.
 const REBUILD_BYTES: usize = 51_200 * ITEM_BYTES;
@@ -367,8 +369,7 @@ impl<F: DiskFile> Current<F> {
         for page in [0, slot_at / PAGE_BYTES, (slot_at + SLOT_BYTES - 1) / PAGE_BYTES] {
             self.dirty[page] = true;
         }
-        let seconds = (key.store_timestamp_ms - header.begin_timestamp_ms) / 1000;
-        let seconds = i32::try_from(seconds.max(0)).unwrap_or(i32::MAX);
+        let seconds = seconds_since(header.begin_timestamp_ms, key.store_timestamp_ms);
         self.pending.extend_from_slice(&key.hash.to_be_bytes());
         self.pending.extend_from_slice(&physical.to_be_bytes());
         self.pending.extend_from_slice(&seconds.to_be_bytes());
@@ -406,6 +407,12 @@ impl<F: DiskFile> Current<F> {
     fn position(&self) -> IndexPosition {
         IndexPosition { name: self.name.clone(), header: self.header }
     }
+}
+
+/// How an item says when its record was stored.
+pub(crate) fn seconds_since(begin_timestamp_ms: i64, store_timestamp_ms: i64) -> i32 {
+    let seconds = store_timestamp_ms.saturating_sub(begin_timestamp_ms) / 1000;
+    i32::try_from(seconds.max(0)).unwrap_or(i32::MAX)
 }
 
 fn encode_header(header: &IndexHeader) -> [u8; HEADER_BYTES] {

@@ -4,7 +4,7 @@
 //! against the files and the log, and builds everything anew when they disagree.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -65,6 +65,10 @@ pub(crate) struct IndexHeader {
 }
 
 impl Positions {
+    pub(crate) fn path(dir: &Path) -> PathBuf {
+        dir.join(FILE_NAME)
+    }
+
     /// Reads the snapshot of the shard at `dir`; `Ok(Ok(None))` when there is none.
     ///
     /// # Errors

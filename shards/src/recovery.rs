@@ -241,6 +241,14 @@ pub fn recover_shard<D: Disk + Clone>(
     })
 }
 
+/// Up to where the log of the shard in `dir` is known to have been durable: see [`ScanLog::durable_to`].
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn durable_to<D: Disk>(disk: &D, dir: &Path) -> io::Result<PhysicalOffset> {
+    Ok(Snapshot::read(disk, dir)?.durable_to())
+}
+
 /// The positions snapshot that the last life left, or the one that a rebuild which did not end has set aside.
 struct Snapshot {
     /// As the file `positions` has it, or what is wrong with that.

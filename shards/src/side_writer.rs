@@ -341,7 +341,7 @@ pub(crate) fn abort_path(dir: &Path) -> PathBuf {
     dir.join("abort")
 }
 
-fn remove_abort<D: Disk>(disk: &D, dir: &Path) -> io::Result<()> {
+pub(crate) fn remove_abort<D: Disk>(disk: &D, dir: &Path) -> io::Result<()> {
     disk.remove_file(&abort_path(dir))?;
     disk.sync_dir(dir)
 }

@@ -72,7 +72,7 @@ fn of_stage(stages: &BTreeMap<String, f64>, stage: &str) -> String {
 }
 
 /// The date and time of milliseconds since the epoch, in UTC.
-fn time_of_day(at_ms: i64) -> String {
+pub(super) fn time_of_day(at_ms: i64) -> String {
     let (days, in_day) = (at_ms.div_euclid(86_400_000), at_ms.rem_euclid(86_400_000));
     // Days are counted from 1 March of year 0, so that leap days come last.
     let shifted = days + 719_468;

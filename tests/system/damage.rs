@@ -132,3 +132,77 @@ fn clients_get_everything_but_the_messages_that_were_hit_and_the_node_says_so() 
     let check = String::from_utf8_lossy(&check.stdout).into_owned();
     assert!(check.contains("4 damaged places are known"), "{check}");
 }
+
+/// Runs a command on the server's store; its exit code and what it printed.
+fn store(server: &Server, args: &[&str]) -> (i32, String, String) {
+    let (command, more) = args.split_first().expect("a command");
+    let output = Command::new(env!("CARGO_BIN_EXE_ringmq"))
+        .args(["store", command])
+        .arg(server.data())
+        .args(more)
+        .output()
+        .expect("run ringmq store");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().expect("it ends by itself"), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_stopped_store_is_checked_shown_and_repaired() {
+    let _guard = beside_others();
+    let settings = Settings::default();
+    let mut server = Server::start(settings);
+    let mut client = server.client();
+    client.create_topic(TopicSpec { name: "bits", queues: 2 }).expect("create a topic");
+    await_until("routes of all shards", PATIENCE, || {
+        client.publish_route("bits").is_ok_and(|route| route.write_queues().len() == 4)
+    });
+    let queues = client.publish_route("bits").expect("a route").write_queues();
+    for number in 0..40 {
+        let (key, text) = (format!("key-{number}"), body(number));
+        let queue = &queues[usize::try_from(number).expect("small") % queues.len()];
+        client.send(queue, "sender", &OutMessage::new(&key, text.as_bytes()), 0).expect("send");
+    }
+    for command in ["verify", "dump", "repair"] {
+        let (code, _, error) = store(&server, &[command]);
+        assert!(code == 1 && error.contains("in use by process"), "{command}: {code} {error}");
+    }
+    assert!(server.stop().success(), "SIGTERM");
+
+    let (code, text, error) = store(&server, &["verify"]);
+    assert!(code == 0 && text.contains("shard 1: good"), "{code} {text} {error}");
+    let (code, text, _) = store(&server, &["dump", "--topic", "bits", "-o", "json"]);
+    let records: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect();
+    assert_eq!((code, records.len()), (0, 40));
+    let (_, text, _) = store(&server, &["dump", "--key", "key-17", "--body-bytes", "21"]);
+    assert!(text.lines().count() == 2 && text.contains("message number 000017"), "{text}");
+
+    damage(&server, 8);
+    let (code, text, _) = store(&server, &["verify", "-o", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(code, 1, "{text}");
+    let shards = report["shards"].as_array().expect("shards");
+    assert_eq!(shards.iter().filter_map(|shard| shard["lost_messages"].as_u64()).sum::<u64>(), 1);
+    let (code, text, _) = store(&server, &["verify"]);
+    assert!(code == 1 && text.contains("lost: one message") && text.contains("DAMAGED"), "{text}");
+    let (_, text, _) = store(&server, &["dump"]);
+    assert!(text.contains("DAMAGED: record CRC"), "{text}");
+
+    // A file of the log is too short: a start refuses, until it is repaired.
+    let log = logs(&server).remove(0);
+    let length = log.metadata().expect("its length").len();
+    File::options().write(true).open(&log).expect("open").set_len(length / 2).expect("cut");
+    let aside = server.scratch().join("repaired");
+    let (code, text, error) = store(&server, &["repair", "--to", aside.to_str().expect("text")]);
+    assert!(code == 0 && text.contains("lengthened"), "{code} {text} {error}");
+    assert_eq!(log.metadata().expect("its length").len(), length / 2, "the original stays as it is");
+    let (code, text, error) = store(&server, &["repair"]);
+    assert!(code == 0 && text.contains("the store as it was is in"), "{code} {text} {error}");
+    let copies = std::fs::read_dir(server.scratch()).expect("list").filter(|entry| {
+        entry.as_ref().expect("an entry").file_name().to_string_lossy().starts_with("data.before-repair-")
+    });
+    assert_eq!(copies.count(), 1);
+    server.start_again(settings);
+    let expected: BTreeSet<u64> = (0..40).filter(|number| *number != 8).collect();
+    assert_eq!(consume(&server, &queues), expected);
+}

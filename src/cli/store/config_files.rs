@@ -1,0 +1,126 @@
+//! The JSON files of a shard's configuration: whether they can be read, and what takes the place of one that cannot. They have no checksum:
+//! a wrong letter inside a value is not seen.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use shards::verify::{Finding, Part};
+
+use crate::remoting::fastjson;
+
+const NAMES: [&str; 4] = ["topics.json", "subscriptionGroup.json", "consumerOffset.json", "delayOffset.json"];
+
+/// How a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Good,
+    /// There is none, or an empty one: the version before is used.
+    Missing,
+    Damaged,
+}
+
+/// Checks the files of the shard in the folder `shard_dir`.
+///
+/// # Errors
+/// A file is there and cannot be read.
+pub(super) fn check(shard_dir: &Path) -> io::Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for path in paths(shard_dir) {
+        if state(&path)? != State::Damaged {
+            continue;
+        }
+        let (lost, cure) = match state(&backup(&path))? {
+            State::Good => (
+                "what was changed since the version before, which is beside it",
+                "none needed: a start uses the version before",
+            ),
+            State::Missing | State::Damaged => {
+                ("all that it held", "restore it from a copy, or ringmq store repair, which moves it away")
+            }
+        };
+        let bytes = fs::metadata(&path)?.len();
+        findings.push(Finding {
+            part: Part::Config,
+            file: path,
+            offset: 0,
+            bytes,
+            what: "it is not JSON".to_owned(),
+            lost: lost.to_owned(),
+            cure: cure.to_owned(),
+        });
+    }
+    Ok(findings)
+}
+
+/// Puts the version before in the place of each damaged file, or moves that away; says what was done.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub(super) fn repair(shard_dir: &Path) -> io::Result<Vec<String>> {
+    let mut done = Vec::new();
+    for path in paths(shard_dir) {
+        if state(&path)? != State::Damaged {
+            continue;
+        }
+        let mut damaged = path.clone().into_os_string();
+        damaged.push(".damaged");
+        fs::rename(&path, &damaged)?;
+        let backup = backup(&path);
+        if state(&backup)? == State::Good {
+            fs::copy(&backup, &path)?;
+            done.push(format!("put the version before in the place of {}", path.display()));
+        } else {
+            done.push(format!("moved {} away: what it held is lost", path.display()));
+        }
+    }
+    Ok(done)
+}
+
+fn paths(shard_dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let dir = shard_dir.join("config");
+    NAMES.into_iter().map(move |name| dir.join(name))
+}
+
+fn backup(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".bak");
+    PathBuf::from(name)
+}
+
+fn state(path: &Path) -> io::Result<State> {
+    match fs::read(path) {
+        Ok(contents) if contents.is_empty() => Ok(State::Missing),
+        Ok(contents) if fastjson::read::<Value>("configuration", &contents).is_ok() => Ok(State::Good),
+        Ok(_) => Ok(State::Damaged),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(State::Missing),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_file_is_told_and_replaced_by_the_version_before() {
+        let shard = tempfile::tempdir().unwrap();
+        let dir = shard.path().join("config");
+        fs::create_dir(&dir).unwrap();
+        let offsets = dir.join("consumerOffset.json");
+        fs::write(&offsets, br#"{"offsetTable":{"t@g":{0:7}}}"#).unwrap();
+        assert_eq!(check(shard.path()).unwrap(), []);
+        fs::copy(&offsets, backup(&offsets)).unwrap();
+        fs::write(&offsets, br#"{"offsetTable":{"t@g":{0:7}"#).unwrap();
+        fs::write(dir.join("topics.json"), b"\0\0\0").unwrap();
+        let findings = check(shard.path()).unwrap();
+        assert_eq!(findings.len(), 2);
+        assert!(findings[0].lost.contains("all"), "{findings:?}");
+        assert!(findings[1].cure.contains("none needed"), "{findings:?}");
+        assert_eq!(repair(shard.path()).unwrap().len(), 2);
+        assert_eq!(fs::read(&offsets).unwrap(), fs::read(backup(&offsets)).unwrap());
+        assert!(!dir.join("topics.json").exists() && dir.join("topics.json.damaged").exists());
+        assert_eq!(check(shard.path()).unwrap(), []);
+    }
+}
