@@ -1,10 +1,13 @@
 # One verb per action. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run build tools test check fmt clippy deny tidy bench bench-java golden clean
+.PHONY: help run build tools test check fmt clippy deny tidy simulate bench bench-java golden clean
 
 # Tests run optimised (recovery, kills and a million messages take too long otherwise), with assertions and overflow checks on.
 PROFILE := verify
 DATA := ./data
+# What `simulate` runs.
+SEEDS := 1000
+FIRST_SEED := 0
 # What `bench-java` compares: names or files, see `ringmq-bench list`.
 WORKLOADS := durable steady
 
@@ -37,6 +40,10 @@ deny: ## licences and advisories of dependencies, when cargo-deny is installed
 
 tidy: ## the checks that need no broker: import law, SAFETY lines, heads, documents
 	cargo test --profile $(PROFILE) --test tidy
+
+simulate: ## histories of a shard from seeds, with crashes and failing disks (SEEDS=n, FIRST_SEED=m, ARGS=…)
+	@cargo run --quiet --profile $(PROFILE) -p simulator --features deliberate-bugs -- \
+	    --seeds $(SEEDS) --first-seed $(FIRST_SEED) $(ARGS)
 
 bench: build ## drive a RingMQ of its own for a few seconds and print the figures (ARGS=…)
 	@bench-harness/run $(ARGS)

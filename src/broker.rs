@@ -33,10 +33,9 @@ use shards::side_writer::{ConfigWriteError, SideWriter};
 use crate::metrics::observer::Observer;
 use crate::metrics::traffic::Traffic;
 use crate::remoting::body::topic::{DataVersion, TopicConfig};
-use crate::remoting::request::HeaderError;
 use append_queue::AppendQueue;
 use config_file::{ConfigFile, ConfigFileError, load_file};
-use consumer_offset::ConsumerOffsetTable;
+use consumer_offset::{ConsumerOffsetTable, OffsetsFileError};
 use consumer_table::ConsumerTable;
 use delay_schedule::{DelayLevels, DelaySchedule};
 use held_pulls::HeldPulls;
@@ -181,6 +180,7 @@ impl Broker {
         let now_ms = wall_clock_ms();
         let path = |name: &str| config_dir.as_ref().join(name);
         let file = |name: &str| ConfigFile::new(path(name), side_writer.clone());
+        let offsets_file = |name: &str| ConfigFile::of_offsets(path(name), side_writer.clone());
 
         let mut topics = TopicTable::new(&identity, &settings);
         load_file(&path("topics.json"), |contents| topics.load(contents))?;
@@ -200,7 +200,7 @@ impl Broker {
         let mut delivered = BTreeMap::new();
         load_file(&path("delayOffset.json"), |contents| {
             delivered = delay_offset::from_file(contents)?;
-            Ok::<(), HeaderError>(())
+            Ok::<(), OffsetsFileError>(())
         })?;
         let mut delay = DelaySchedule::new(DelayLevels::default());
         resume_delays(&mut delay, &delivered, &store);
@@ -208,8 +208,8 @@ impl Broker {
         let files = Files {
             topics: file("topics.json"),
             groups: file("subscriptionGroup.json"),
-            offsets: file("consumerOffset.json"),
-            delay_offsets: file("delayOffset.json"),
+            offsets: offsets_file("consumerOffset.json"),
+            delay_offsets: offsets_file("delayOffset.json"),
         };
         Ok(Rc::new(RefCell::new(Self {
             unique_keys: UniqueKeys::new(identity.addr),
@@ -356,7 +356,11 @@ pub async fn close(cell: &BrokerCell, exit: StoreExit) -> Result<(), CloseError>
 }
 
 /// Starts every delay level where its file says; a level that the file does not name starts at the front of its queue.
-fn resume_delays(delay: &mut DelaySchedule, delivered: &BTreeMap<u32, QueueOffset>, store: &MessageStore) {
+pub fn resume_delays(
+    delay: &mut DelaySchedule,
+    delivered: &BTreeMap<u32, QueueOffset>,
+    store: &MessageStore,
+) {
     for queue_id in 0u32.. {
         let Some(level) = delay.delays().of_queue(queue_id) else { return };
         let bounds = store.bounds(name::SCHEDULE_TOPIC, queue_id).unwrap_or_default();

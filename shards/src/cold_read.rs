@@ -7,8 +7,10 @@
 //! final when the read began; who needs more reads again.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::future::poll_fn;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -20,6 +22,7 @@ use hashbrown::HashMap;
 
 use crate::consume_queue::QueueName;
 use crate::io::cold_file::{ColdFile, DIRECT_ALIGNMENT};
+use crate::io::disk::{Disk, DiskFile};
 use crate::limits::FLUSH_BYTES_MAX;
 use crate::position::PhysicalOffset;
 use crate::segment::segment_path;
@@ -97,6 +100,8 @@ pub(crate) struct ColdReader {
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
+    /// Reads at once and past the cache, where there is no ring.
+    blocking: Option<BlockingRead>,
     cache_bytes_max: usize,
     permits: Semaphore,
     /// Held by the one read that goes while the log is written to, and while it rests.
@@ -104,6 +109,18 @@ struct Inner {
     /// When the log last committed something.
     committed: Cell<Option<Instant>>,
     state: RefCell<State>,
+}
+
+/// Fills the buffer from the place in the file.
+type ReadExactAt = dyn Fn(&Path, &mut [u8], u64) -> io::Result<()>;
+
+/// How a file is read without a ring.
+struct BlockingRead(Box<ReadExactAt>);
+
+impl fmt::Debug for BlockingRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BlockingRead")
+    }
 }
 
 /// What a shard's cold reads came to.
@@ -182,6 +199,7 @@ impl ColdReader {
     pub(crate) fn new(dir: PathBuf, cache_bytes_max: usize) -> Self {
         let inner = Inner {
             dir,
+            blocking: None,
             cache_bytes_max,
             permits: Semaphore::new(READS_MAX),
             beside_writes: Semaphore::new(1),
@@ -189,6 +207,15 @@ impl ColdReader {
             state: RefCell::default(),
         };
         Self { inner: Rc::new(inner) }
+    }
+
+    /// A reader without ring, cache and rests, for a store that is driven by hand.
+    pub(crate) fn blocking<D: Disk + 'static>(dir: PathBuf, disk: D) -> Self {
+        let mut reader = Self::new(dir, 0);
+        let read = move |path: &Path, buffer: &mut [u8], at| disk.open(path)?.read_exact_at(buffer, at);
+        let inner = Rc::get_mut(&mut reader.inner).expect("nobody else has it yet");
+        inner.blocking = Some(BlockingRead(Box::new(read)));
+        reader
     }
 
     /// The log has committed something at `now`: reads make way for it.
@@ -202,6 +229,13 @@ impl ColdReader {
     /// The disk refuses, or the file ends before the stretch does.
     pub(crate) async fn read(&self, stretch: &Stretch) -> Result<Bytes, ReadError> {
         assert!(stretch.at + stretch.len as u64 <= stretch.final_bytes, "only final content is read");
+        if let Some(BlockingRead(read)) = &self.inner.blocking {
+            let path = self.inner.path(&stretch.name);
+            let mut bytes = vec![0; stretch.len];
+            return read(&path, &mut bytes, stretch.at).map(|()| bytes.into()).map_err(|error| {
+                ReadError::Io { path: path.display().to_string(), at: stretch.at, reason: error.to_string() }
+            });
+        }
         let chunk_bytes = stretch.name.chunk_bytes();
         let mut gathered = BytesMut::new();
         let mut at = stretch.at;

@@ -19,6 +19,7 @@ use crate::append::{AppendBatch, AppendRefusal, Committed, Placement};
 use crate::commit_log::flush_plan::FlushPlan;
 use crate::commit_log::outcome_queue::OutcomeQueue;
 use crate::commit_log::queue_offsets::QueueOffsets;
+use crate::deliberate::{Mistake, makes};
 use crate::io::block::{BlockPool, BlockWriter, TailBlock};
 use crate::position::{PhysicalOffset, QueueOffset};
 use crate::record::{BLANK_BYTES, MAGIC_BLANK, RecordView, place, takes_queue_offset};
@@ -255,7 +256,8 @@ impl CommitLog {
         }
         let segment_end =
             segment_start(self.placed_end, self.config.segment_bytes).plus(self.config.segment_bytes);
-        if (size + BLANK_BYTES) as u64 <= segment_end.since(self.placed_end) {
+        let kept_bytes = if makes(Mistake::SegmentEndOffByOne) { 0 } else { BLANK_BYTES };
+        if (size + kept_bytes) as u64 <= segment_end.since(self.placed_end) {
             return true;
         }
         assert!((size + BLANK_BYTES) as u64 <= self.config.segment_bytes, "a record fits in a segment");
@@ -285,6 +287,9 @@ impl CommitLog {
             QueueOffset::ZERO
         };
         self.last_store_timestamp_ms = self.last_store_timestamp_ms.max(now_ms);
+        if makes(Mistake::StoreTimeGoesBack) {
+            self.last_store_timestamp_ms = now_ms;
+        }
         let placement = Placement {
             queue_offset,
             physical_offset: self.placed_end,
@@ -330,6 +335,9 @@ impl CommitLog {
         assert_eq!(buffer.len(), plan.bytes, "the buffer is as long as the write");
         let (before, rest) = buffer.split_at_mut(self.tail_page.len());
         before.copy_from_slice(&self.tail_page);
+        if makes(Mistake::TailPageForgotten) {
+            before.fill(0);
+        }
         let content_end = plan.blank_at.unwrap_or(plan.to);
         let (content, rest) = rest.split_at_mut(bytes_between(plan.from, content_end));
         self.copy_placed(plan.from, content);
@@ -337,7 +345,9 @@ impl CommitLog {
         if let Some(blank_at) = plan.blank_at {
             let (blank, rest) = padding.split_at_mut(BLANK_BYTES);
             let segment_end = plan.segment.plus(self.config.segment_bytes);
-            let blank_size = u32::try_from(segment_end.since(blank_at)).expect("a BLANK is in one segment");
+            let missing_bytes = u64::from(makes(Mistake::BlankOffByOne));
+            let blank_size = u32::try_from(segment_end.since(blank_at) - missing_bytes)
+                .expect("a BLANK is in one segment");
             blank[..4].copy_from_slice(&blank_size.to_be_bytes());
             blank[4..].copy_from_slice(&MAGIC_BLANK.to_be_bytes());
             padding = rest;

@@ -14,6 +14,7 @@ mod cold_read;
 pub mod commit_log;
 pub mod consume_queue;
 pub mod damage;
+pub mod deliberate;
 mod derived_files;
 pub mod dispatch;
 pub mod index_file;

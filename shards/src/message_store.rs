@@ -35,6 +35,7 @@ use crate::derived_files::{Covered, DerivedBacklog, DerivedBatch};
 use crate::dispatch::{derive, key_hash};
 use crate::index_file::KeyLookup;
 use crate::io::block::TailBlock;
+use crate::io::disk::Disk;
 use crate::limits::{COLD_CACHE_BYTES, HOT_TAIL_BYTES, KEY_ANSWER_BYTES_MAX};
 use crate::position::{PhysicalOffset, QueueOffset};
 use crate::record::{RecordError, RecordView};
@@ -176,6 +177,27 @@ pub struct MessageStore {
 impl MessageStore {
     /// Opens the store that was recovered; `writer` is the side thread that was started for it.
     pub fn open(recovered: RecoveredServe, config: MessageStoreConfig, writer: SideWriter) -> Self {
+        let cold = ColdReader::new(recovered.dir.clone(), config.cold_cache_bytes);
+        Self::with_cold_reader(recovered, config, writer, cold)
+    }
+
+    /// The same without a runtime: reads that need the disk block, and are ready when they are asked for the first time.
+    pub fn open_blocking<D: Disk + 'static>(
+        recovered: RecoveredServe,
+        config: MessageStoreConfig,
+        writer: SideWriter,
+        disk: D,
+    ) -> Self {
+        let cold = ColdReader::blocking(recovered.dir.clone(), disk);
+        Self::with_cold_reader(recovered, config, writer, cold)
+    }
+
+    fn with_cold_reader(
+        recovered: RecoveredServe,
+        config: MessageStoreConfig,
+        writer: SideWriter,
+        cold: ColdReader,
+    ) -> Self {
         let RecoveredServe { dir, segment_bytes, log_min, confirm_offset, covered, queues: known, damage } =
             recovered;
         let mut queues = QueueTable::default();
@@ -185,7 +207,7 @@ impl MessageStore {
             queues.add(queue);
         }
         let reader = LogReader {
-            cold: ColdReader::new(dir.clone(), config.cold_cache_bytes),
+            cold,
             dir,
             segment_bytes,
             tail: RefCell::new(HotTail::new(config.hot_tail_bytes)),

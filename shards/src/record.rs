@@ -17,6 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::{BufMut, BytesMut};
 
 use crate::append::Placement;
+use crate::deliberate::{Mistake, makes};
 use crate::limits::{PROPERTIES_BYTES_MAX, RECORD_BYTES_MAX};
 use crate::position::{PhysicalOffset, QueueOffset};
 use crate::record::crc::{CRC_PROPERTY_BYTES, crc31};
@@ -239,6 +240,9 @@ pub fn peek_size(bytes: &[u8]) -> Result<usize, RecordError> {
 /// Whether a record with this `sysFlag` takes a queue offset and gets a ConsumeQueue entry: half messages and
 /// rollbacks do not.
 pub fn takes_queue_offset(sys_flag: i32) -> bool {
+    if makes(Mistake::HalfMessageDelivered) {
+        return true;
+    }
     !matches!(
         sys_flag & SYS_FLAG_TRANSACTION_MASK,
         SYS_FLAG_TRANSACTION_PREPARED | SYS_FLAG_TRANSACTION_ROLLBACK

@@ -22,6 +22,7 @@ use crate::commit_log::RecoveredLog;
 use crate::commit_log::scan::{Damage, ScanError, ScanLog, Scanned, cut, scan, torn_window_bytes};
 use crate::consume_queue::files::QueueState;
 use crate::damage::KnownDamage;
+use crate::deliberate::{Mistake, makes};
 use crate::derived_files::DerivedFiles;
 use crate::index_file::{IndexLayout, Slots};
 use crate::io::disk::Disk;
@@ -197,7 +198,9 @@ pub fn recover_shard<D: Disk + Clone>(
             "the log ends with the rest of an unfinished write, which is cut"
         );
         report.torn_bytes = torn.to.since(torn.from);
-        cut(disk, &log, torn)?;
+        if !makes(Mistake::TornTailLeft) {
+            cut(disk, &log, torn)?;
+        }
     }
     report.end = end.end;
     let from_before = if report.rebuilt.is_some() { snapshot.queues() } else { &[] };

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::deliberate::{Mistake, makes};
 use crate::derived_files::{DerivedBacklog, DerivedBatch, DerivedFiles};
 use crate::index_file::{IndexLayout, KeyLookup, Slots};
 use crate::io::disk::Disk;
@@ -63,9 +64,29 @@ struct Progress {
 
 #[derive(Debug)]
 enum Request {
-    WriteConfig { path: PathBuf, contents: Vec<u8>, done: flume::Sender<Result<(), ConfigWriteError>> },
-    Find { lookup: KeyLookup, done: flume::Sender<io::Result<Vec<PhysicalOffset>>> },
-    Close { is_clean: bool, done: flume::Sender<io::Result<()>> },
+    WriteConfig {
+        path: PathBuf,
+        contents: Vec<u8>,
+        /// Whether it speaks of positions in the log.
+        follows_log: bool,
+        done: flume::Sender<Result<(), ConfigWriteError>>,
+    },
+    Find {
+        lookup: KeyLookup,
+        done: flume::Sender<io::Result<Vec<PhysicalOffset>>>,
+    },
+    Close {
+        is_clean: bool,
+        done: flume::Sender<io::Result<()>>,
+    },
+}
+
+/// A file to write, and who waits for it.
+struct WaitingConfig {
+    path: PathBuf,
+    contents: Vec<u8>,
+    follows_log: bool,
+    done: Vec<flume::Sender<Result<(), ConfigWriteError>>>,
 }
 
 /// Why a file of a shard's configuration could not be written.
@@ -106,6 +127,23 @@ impl SideWriter {
     /// # Errors
     /// The files cannot be opened, or the thread cannot be started.
     pub fn start<D: Disk + 'static>(disk: D, recovered: RecoveredSide) -> io::Result<Self> {
+        let (writer, work) = Self::without_thread(disk, recovered)?;
+        std::thread::Builder::new().name("side-writer".to_owned()).spawn(move || {
+            let run = std::panic::AssertUnwindSafe(|| work.run());
+            if std::panic::catch_unwind(run).is_err() {
+                // The panic has been printed. A broker without this thread would fill its memory and lose its offsets.
+                tracing::error!("the side thread of a shard panicked, the process ends");
+                std::process::abort();
+            }
+        })?;
+        Ok(writer)
+    }
+
+    /// The handle and the work, for a caller that does the work himself by [`SideWork::turn`], as the simulator does.
+    ///
+    /// # Errors
+    /// The files cannot be opened.
+    pub fn without_thread<D: Disk>(disk: D, recovered: RecoveredSide) -> io::Result<(Self, SideWork<D>)> {
         let RecoveredSide { dir, segment_bytes, index, positions } = recovered;
         let progress = Arc::new(Progress {
             written: AtomicU64::new(positions.log_end),
@@ -114,7 +152,7 @@ impl SideWriter {
         let files = DerivedFiles::open(disk, &dir, segment_bytes, index, positions, Slots::Read)?;
         let (batches, batches_in) = flume::bounded(BATCHES_MAX);
         let (requests, requests_in) = flume::bounded(REQUESTS_MAX);
-        let thread = SideThread {
+        let work = SideWork {
             dir,
             files,
             batches: batches_in,
@@ -123,24 +161,27 @@ impl SideWriter {
             unwritten: DerivedBacklog::default(),
             complained: None,
         };
-        std::thread::Builder::new().name("side-writer".to_owned()).spawn(move || {
-            let run = std::panic::AssertUnwindSafe(|| thread.run());
-            if std::panic::catch_unwind(run).is_err() {
-                // The panic has been printed. A broker without this thread would fill its memory and lose its offsets.
-                tracing::error!("the side thread of a shard panicked, the process ends");
-                std::process::abort();
-            }
-        })?;
-        Ok(Self { batches, requests, progress })
+        Ok((Self { batches, requests, progress }, work))
     }
 
     /// Replaces the file at `path` durably and atomically; the file before stays as `path` + `.bak`. Of several writes of one
     /// file that wait, only the last is done, and completes all.
     pub fn write_config(&self, path: PathBuf, contents: Vec<u8>) -> ConfigWrite {
+        self.ask_to_write(path, contents, false)
+    }
+
+    /// As [`Self::write_config`], for a file that speaks of messages in the log, such as offsets: everything that is readable by now is
+    /// durable before the file changes. Otherwise, with lazy flushing, a power cut could leave a group behind the end of its queue, or
+    /// a delayed message delivered that is nowhere.
+    pub fn write_offsets(&self, path: PathBuf, contents: Vec<u8>) -> ConfigWrite {
+        self.ask_to_write(path, contents, true)
+    }
+
+    fn ask_to_write(&self, path: PathBuf, contents: Vec<u8>, follows_log: bool) -> ConfigWrite {
         let (done, result) = flume::bounded(1);
         let shown = path.display().to_string();
-        let result = match self.requests.try_send(Request::WriteConfig { path: path.clone(), contents, done })
-        {
+        let request = Request::WriteConfig { path: path.clone(), contents, follows_log, done };
+        let result = match self.requests.try_send(request) {
             Ok(()) => Ok(result),
             Err(flume::TrySendError::Full(_)) => Err(ConfigWriteError::Busy { path: shown }),
             Err(flume::TrySendError::Disconnected(_)) => Err(ConfigWriteError::Closing { path: shown }),
@@ -153,9 +194,9 @@ impl SideWriter {
     ///
     /// # Errors
     /// A file is there and cannot be read.
-    pub fn read_config(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    pub fn read_config<D: Disk>(disk: &D, path: &Path) -> io::Result<Option<Vec<u8>>> {
         for path in [path.to_owned(), backup_path(path)] {
-            match std::fs::read(&path) {
+            match disk.read_file(&path, usize::MAX) {
                 Ok(contents) if !contents.is_empty() => return Ok(Some(contents)),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -208,8 +249,8 @@ impl SideWriter {
     }
 }
 
-/// What the thread holds.
-struct SideThread<D: Disk> {
+/// What the side thread does, and holds.
+pub struct SideWork<D: Disk> {
     dir: PathBuf,
     files: DerivedFiles<D>,
     batches: flume::Receiver<DerivedBatch>,
@@ -221,7 +262,16 @@ struct SideThread<D: Disk> {
     complained: Option<Instant>,
 }
 
-impl<D: Disk> SideThread<D> {
+impl<D: Disk> SideWork<D> {
+    /// Takes what was handed over and asked for, writes it and answers; with `takes_snapshot`, makes all of it durable. True when the
+    /// work is over.
+    pub fn turn(&mut self, takes_snapshot: bool) -> bool {
+        let requests: Vec<_> = self.requests.try_iter().collect();
+        let result = self.look(takes_snapshot, true);
+        self.complain(&result);
+        self.serve(requests)
+    }
+
     fn run(mut self) {
         let mut look_at = Instant::now() + LOOK_INTERVAL;
         let mut snapshot_at = Instant::now() + SNAPSHOT_INTERVAL;
@@ -238,15 +288,11 @@ impl<D: Disk> SideThread<D> {
             let now = Instant::now();
             let looks = requests.iter().any(|request| matches!(request, Request::Find { .. }));
             if now >= look_at || looks {
-                self.take_batches();
-                let result = if now >= snapshot_at {
+                let takes_snapshot = now >= snapshot_at;
+                if takes_snapshot {
                     snapshot_at = now + SNAPSHOT_INTERVAL;
-                    self.write_batches().and_then(|()| self.files.snapshot())
-                } else if looks || self.unwritten.entries() >= WRITE_ENTRIES || self.complained.is_some() {
-                    self.write_batches()
-                } else {
-                    Ok(())
-                };
+                }
+                let result = self.look(takes_snapshot, looks);
                 if now >= look_at {
                     look_at = now + if result.is_ok() { LOOK_INTERVAL } else { RETRY_INTERVAL };
                 }
@@ -255,6 +301,18 @@ impl<D: Disk> SideThread<D> {
             if self.serve(requests) {
                 return;
             }
+        }
+    }
+
+    /// Looks at what the serve core handed over, and writes it when that is wanted or time.
+    fn look(&mut self, takes_snapshot: bool, writes: bool) -> io::Result<()> {
+        self.take_batches();
+        if takes_snapshot {
+            self.write_batches().and_then(|()| self.files.snapshot())
+        } else if writes || self.unwritten.entries() >= WRITE_ENTRIES || self.complained.is_some() {
+            self.write_batches()
+        } else {
+            Ok(())
         }
     }
 
@@ -297,17 +355,17 @@ impl<D: Disk> SideThread<D> {
 
     /// Answers requests; true when the thread is to end.
     fn serve(&mut self, requests: Vec<Request>) -> bool {
-        let mut configs: Vec<(PathBuf, Vec<u8>, Vec<flume::Sender<_>>)> = Vec::new();
+        let mut configs: Vec<WaitingConfig> = Vec::new();
         let mut close = None;
         // Whoever no longer waits for an answer has no use for it: failed sends are let go.
         for request in requests {
             match request {
-                Request::WriteConfig { path, contents, done } => {
-                    if let Some(waiting) = configs.iter_mut().find(|waiting| waiting.0 == path) {
-                        waiting.1 = contents;
-                        waiting.2.push(done);
+                Request::WriteConfig { path, contents, follows_log, done } => {
+                    if let Some(waiting) = configs.iter_mut().find(|waiting| waiting.path == path) {
+                        waiting.contents = contents;
+                        waiting.done.push(done);
                     } else {
-                        configs.push((path, contents, vec![done]));
+                        configs.push(WaitingConfig { path, contents, follows_log, done: vec![done] });
                     }
                 }
                 Request::Find { lookup, done } => {
@@ -316,11 +374,17 @@ impl<D: Disk> SideThread<D> {
                 Request::Close { is_clean, done } => close = Some((is_clean, done)),
             }
         }
-        for (path, contents, waiting) in configs {
-            let result = replace_config(self.files.disk(), &path, &contents).map_err(|error| {
-                ConfigWriteError::Io { path: path.display().to_string(), reason: error.to_string() }
+        for WaitingConfig { path, contents, follows_log, done } in configs {
+            let log_synced = match follows_log && !makes(Mistake::OffsetsAheadOfTheLog) {
+                true => self.files.sync_log(),
+                false => Ok(()),
+            };
+            let replaced = log_synced.and_then(|()| replace_config(self.files.disk(), &path, &contents));
+            let result = replaced.map_err(|error| ConfigWriteError::Io {
+                path: path.display().to_string(),
+                reason: error.to_string(),
             });
-            for done in waiting {
+            for done in done {
                 let _ = done.send(result.clone());
             }
         }

@@ -501,16 +501,19 @@ fn config_files_are_replaced_and_the_one_before_is_kept() {
     on_a_core(|root| async move {
         let writer = fixture::writer(&root);
         let path = root.join("config/topics.json");
-        assert_eq!(SideWriter::read_config(&path).unwrap(), None);
+        assert_eq!(SideWriter::read_config(&shards::io::disk::StdDisk, &path).unwrap(), None);
         writer.write_config(path.clone(), b"one".to_vec()).done().await.unwrap();
         let writes: Vec<_> =
             (0..10).map(|number: u8| writer.write_config(path.clone(), vec![number; 100])).collect();
         for write in writes {
             write.done().await.unwrap();
         }
-        assert_eq!(SideWriter::read_config(&path).unwrap(), Some(vec![9; 100]));
+        assert_eq!(SideWriter::read_config(&shards::io::disk::StdDisk, &path).unwrap(), Some(vec![9; 100]));
         fs::write(&path, b"").unwrap();
-        assert!(SideWriter::read_config(&path).unwrap().is_some(), "from the file before");
+        assert!(
+            SideWriter::read_config(&shards::io::disk::StdDisk, &path).unwrap().is_some(),
+            "from the file before"
+        );
         let refused = writer.write_config(root.join("abort/x"), Vec::new()).done().await.unwrap_err();
         assert!(refused.to_string().contains("abort/x"), "{refused}");
     });

@@ -8,6 +8,9 @@
 //! The log's own writes are direct ones, which the kernel goes on with when the process is dead: what was under way
 //! may land as late as after the first change of the next process to the file, unless that one has settled it.
 //!
+//! It also fails when it is told to: a write is refused, or stored in part; a read is refused; a sync fails, after which what was not
+//! synced is forgotten here and there and no later sync says so; it is full; and at rest it can be tampered with.
+//!
 //! [`ModelDisk::fork`] is another disk in the same state; unchanged pages are shared.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +20,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use rand::Rng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use shards::io::disk::{Disk, DiskFile};
 
 mod image;
@@ -34,6 +37,40 @@ pub enum Stop {
 
 #[derive(Clone, Debug, Default)]
 pub struct ModelDisk(Arc<Mutex<State>>);
+
+/// What goes wrong once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// A write is refused; sectors of it may be stored.
+    WriteError,
+    /// A direct write stores a first part.
+    ShortWrite,
+    ReadError,
+    /// A sync fails, and so does the next one of the same file, as every user of a file hears of it once. What was not synced is
+    /// forgotten by sectors. What the kernel kept in memory it may go on to show, but it
+    /// thinks that the disk has it; direct writes were not kept in memory.
+    SyncError,
+}
+
+/// A fault that waits for its moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskFault {
+    pub kind: FaultKind,
+    /// Only files count whose path holds this.
+    pub path_part: &'static str,
+    /// So many operations of the kind go well before.
+    pub after: u64,
+}
+
+/// Where chance comes from while the machine runs.
+#[derive(Clone, Debug)]
+struct Chance(StdRng);
+
+impl Default for Chance {
+    fn default() -> Self {
+        Self(StdRng::seed_from_u64(0))
+    }
+}
 
 #[derive(Debug)]
 pub struct ModelFile {
@@ -62,10 +99,21 @@ struct State {
     writes_begun: u64,
     /// Files opened before the last start are of no use any more.
     boot: u64,
+    faults: Vec<DiskFault>,
+    faults_struck: u64,
+    is_full: bool,
+    ignores_settling: bool,
+    /// Syncs that failed of files that are written to directly.
+    log_syncs_failed: u64,
+    /// Files whose last sync failed, and whose other users in this life do not know it yet.
+    sync_errors: BTreeSet<usize>,
+    chance: Chance,
 }
 
 #[derive(Clone, Debug, Default)]
 struct FileState {
+    /// As it was named last.
+    path: PathBuf,
     live: Image,
     durable: Image,
     unsynced: Vec<Change>,
@@ -132,6 +180,92 @@ impl ModelDisk {
         }
     }
 
+    /// Chance of the faults comes from this seed.
+    pub fn seed_chance(&self, seed: u64) {
+        self.state().chance = Chance(StdRng::seed_from_u64(seed));
+    }
+
+    /// Lets something go wrong.
+    pub fn inject(&self, fault: DiskFault) {
+        self.state().faults.push(fault);
+    }
+
+    /// How many faults have struck so far.
+    pub fn faults_struck(&self) -> u64 {
+        self.state().faults_struck
+    }
+
+    /// A new process opens its files anew: it hears nothing of what failed before.
+    pub fn forget_sync_errors(&self) {
+        self.state().sync_errors.clear();
+    }
+
+    /// Files cannot be made or grow while it is full.
+    pub fn set_full(&self, is_full: bool) {
+        self.state().is_full = is_full;
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.state().is_full
+    }
+
+    /// Nothing goes wrong any more, and nothing stops the machine.
+    pub fn heal(&self) {
+        let mut state = self.state();
+        state.faults.clear();
+        state.is_full = false;
+        state.sync_errors.clear();
+        state.stop_at = None;
+    }
+
+    /// Whether [`DiskFile::settle`] does nothing: a deliberate bug.
+    pub fn ignore_settling(&self, ignores: bool) {
+        self.state().ignores_settling = ignores;
+    }
+
+    /// How many syncs of the log have failed so far.
+    pub fn log_syncs_failed(&self) -> u64 {
+        self.state().log_syncs_failed
+    }
+
+    /// All files with their lengths, bytes, by name.
+    pub fn files(&self) -> Vec<(PathBuf, u64)> {
+        let state = self.state();
+        state.live_names.iter().map(|(path, id)| (path.clone(), state.files[*id].live.len)).collect()
+    }
+
+    /// What a file holds now, as far as it is that long.
+    ///
+    /// # Panics
+    /// There is no such file.
+    pub fn peek(&self, path: &Path, offset: u64, bytes: usize) -> Vec<u8> {
+        let state = self.state();
+        let mut held = vec![0; bytes];
+        let read = state.files[state.live_names[path]].live.read(offset, &mut held);
+        held.truncate(read);
+        held
+    }
+
+    /// Puts other bytes into a file at rest: no operation notices.
+    ///
+    /// # Panics
+    /// There is no such file.
+    pub fn tamper(&self, path: &Path, offset: u64, bytes: &[u8]) {
+        let mut state = self.state();
+        let id = state.live_names[path];
+        let change = Change::Bytes { offset, bytes: Bytes::copy_from_slice(bytes) };
+        state.files[id].live.change(&change);
+        state.files[id].durable.change(&change);
+    }
+
+    /// As [`Disk::open`], for a file that the process has open already.
+    ///
+    /// # Errors
+    /// The machine is off, or there is no such file.
+    pub fn open_again(&self, path: &Path) -> io::Result<ModelFile> {
+        self.open(path)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }
@@ -151,6 +285,32 @@ impl ModelDisk {
 }
 
 impl State {
+    /// The fault of one of these kinds that strikes this file now.
+    fn struck(&mut self, id: usize, is_kind: impl Fn(FaultKind) -> bool) -> Option<FaultKind> {
+        if self.faults.is_empty() {
+            return None;
+        }
+        let path = self.files[id].path.to_string_lossy();
+        let fault = self
+            .faults
+            .iter_mut()
+            .position(|fault| {
+                if !is_kind(fault.kind) || !path.contains(fault.path_part) {
+                    return false;
+                }
+                let strikes = fault.after == 0;
+                fault.after = fault.after.saturating_sub(1);
+                strikes
+            })
+            .map(|index| self.faults.remove(index))?;
+        self.faults_struck += 1;
+        Some(fault.kind)
+    }
+
+    fn check_room(&self, is_more: bool) -> io::Result<()> {
+        if self.is_full && is_more { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
     fn check_on(&self) -> io::Result<()> {
         if self.is_off { Err(io::Error::other("the machine is off")) } else { Ok(()) }
     }
@@ -158,11 +318,31 @@ impl State {
     fn apply(&mut self, operation: Operation) -> io::Result<()> {
         match operation {
             Operation::Change { id, change } => {
+                let grows = match &change {
+                    Change::Bytes { offset, bytes } => offset + bytes.len() as u64 > self.files[id].live.len,
+                    Change::Len(len) => *len > self.files[id].live.len,
+                };
+                self.check_room(grows)?;
+                if self.struck(id, |kind| kind == FaultKind::WriteError).is_some() {
+                    for part in parts(change, 2, &mut self.chance.0) {
+                        self.files[id].change(part);
+                    }
+                    return Err(refused("write"));
+                }
                 self.files[id].change(change);
                 self.files[id].settle();
             }
-            Operation::EndWrite { id, write } => self.files[id].end_write(write),
+            Operation::EndWrite { id, write } => return self.end_write(id, write),
             Operation::SyncFile { id } => {
+                if self.sync_errors.remove(&id) {
+                    return Err(refused("sync"));
+                }
+                if self.struck(id, |kind| kind == FaultKind::SyncError).is_some() {
+                    self.sync_errors.insert(id);
+                    self.log_syncs_failed += u64::from(self.files[id].is_direct());
+                    self.files[id].fail_sync(&mut self.chance.0);
+                    return Err(refused("sync"));
+                }
                 self.files[id].sync();
                 self.files[id].settle();
             }
@@ -170,6 +350,32 @@ impl State {
             Operation::SyncNames { dir } => self.sync_names(&dir),
         }
         Ok(())
+    }
+
+    fn end_write(&mut self, id: usize, write: WriteId) -> io::Result<()> {
+        let is_direct = |kind| matches!(kind, FaultKind::WriteError | FaultKind::ShortWrite);
+        let fault = self.struck(id, is_direct);
+        let change = self.files[id].take_direct(write);
+        match (fault, change) {
+            (Some(FaultKind::ShortWrite), Change::Bytes { offset, bytes }) => {
+                let stored = self.chance.0.random_range(0..bytes.len());
+                self.files[id].change(Change::Bytes { offset, bytes: bytes.slice(..stored) });
+                Err(io::Error::new(
+                    io::ErrorKind::WriteZero,
+                    format!("{stored} of {} bytes written", bytes.len()),
+                ))
+            }
+            (Some(_), change) => {
+                for part in parts(change, 2, &mut self.chance.0) {
+                    self.files[id].change(part);
+                }
+                Err(refused("write"))
+            }
+            (None, change) => {
+                self.files[id].change(change);
+                Ok(())
+            }
+        }
     }
 
     /// Decides what becomes of the operation at which the machine stopped, and of the direct writes under way.
@@ -196,6 +402,11 @@ impl State {
     }
 
     fn change_name(&mut self, change: NameChange) -> io::Result<()> {
+        if let NameChange::Rename { from, to } = &change
+            && let Some(id) = self.live_names.get(from)
+        {
+            self.files[*id].path = to.clone();
+        }
         apply(&mut self.live_names, &change)?;
         self.name_changes.push(change);
         Ok(())
@@ -223,6 +434,10 @@ impl State {
             file.lose_power(random);
         }
     }
+}
+
+fn refused(what: &str) -> io::Error {
+    io::Error::other(format!("the disk refuses to {what} (EIO)"))
 }
 
 impl NameChange {
@@ -261,10 +476,28 @@ impl FileState {
         }
     }
 
-    fn end_write(&mut self, write: WriteId) {
+    /// Takes a direct write that ends now.
+    fn take_direct(&mut self, write: WriteId) -> Change {
         let index = self.direct.iter().position(|(id, _)| *id == write).expect("it has begun");
-        let (_, change) = self.direct.remove(index);
-        self.change(change);
+        self.direct.remove(index).1
+    }
+
+    /// Whether it is a file of the log, written past the kernel's memory.
+    fn is_direct(&self) -> bool {
+        self.path.components().any(|part| part.as_os_str() == "commitlog")
+    }
+
+    /// What was not synced gets to the disk by sectors, and counts as synced.
+    fn fail_sync(&mut self, random: &mut StdRng) {
+        for change in std::mem::take(&mut self.unsynced) {
+            for part in parts(change, 2, random) {
+                self.durable.change(&part);
+            }
+        }
+        // Direct writes are not in the kernel's memory, others may still be.
+        if self.is_direct() || random.random_bool(0.5) {
+            self.live = self.durable.clone();
+        }
     }
 
     /// The late writes land.
@@ -324,7 +557,9 @@ impl Disk for ModelDisk {
         if !self.state().live_names.contains_key(path) {
             let id = {
                 let mut state = self.state();
-                state.files.push(FileState::default());
+                state.check_on()?;
+                state.check_room(true)?;
+                state.files.push(FileState { path: path.to_owned(), ..FileState::default() });
                 state.files.len() - 1
             };
             self.change(Operation::Name(NameChange::Create { path: path.to_owned(), id }))?;
@@ -419,7 +654,12 @@ impl DiskFile for ModelFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        Ok(self.file(&mut self.disk.state())?.live.read(offset, buffer))
+        let mut state = self.disk.state();
+        self.file(&mut state)?;
+        if state.struck(self.id, |kind| kind == FaultKind::ReadError).is_some() {
+            return Err(refused("read"));
+        }
+        Ok(state.files[self.id].live.read(offset, buffer))
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -433,7 +673,11 @@ impl DiskFile for ModelFile {
 
     fn settle(&self) -> io::Result<()> {
         let mut state = self.disk.state();
-        self.file(&mut state)?.settle();
+        let ignores = state.ignores_settling;
+        let file = self.file(&mut state)?;
+        if !ignores {
+            file.settle();
+        }
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use shards::io::disk::{Disk, StdDisk};
 use shards::side_writer::{ConfigWriteError, SideWriter};
 
 /// A file that cannot be understood, nor the version before it.
@@ -29,6 +30,8 @@ pub enum ConfigFileError {
 pub struct ConfigFile {
     path: PathBuf,
     writer: SideWriter,
+    /// Whether it speaks of messages in the log, which must be durable before.
+    follows_log: bool,
     /// The newest generation that is on the disk.
     durable: Cell<u64>,
     writing: Cell<bool>,
@@ -49,9 +52,19 @@ impl Drop for Writing<'_> {
 
 impl ConfigFile {
     pub fn new(path: PathBuf, writer: SideWriter) -> Rc<Self> {
+        Self::of(path, writer, false)
+    }
+
+    /// A file that speaks of messages in the log: see [`SideWriter::write_offsets`].
+    pub fn of_offsets(path: PathBuf, writer: SideWriter) -> Rc<Self> {
+        Self::of(path, writer, true)
+    }
+
+    fn of(path: PathBuf, writer: SideWriter, follows_log: bool) -> Rc<Self> {
         Rc::new(Self {
             path,
             writer,
+            follows_log,
             durable: Cell::new(0),
             writing: Cell::new(false),
             waiting: RefCell::default(),
@@ -85,7 +98,7 @@ impl ConfigFile {
             let _writing = Writing(self);
             let (written, contents) = encode();
             assert!(written >= generation, "a table's generation went back");
-            self.writer.write_config(self.path.clone(), contents).done().await?;
+            self.write(contents).await?;
             self.durable.set(written);
         }
         Ok(())
@@ -96,7 +109,11 @@ impl ConfigFile {
     /// # Errors
     /// The file cannot be written.
     pub async fn write(&self, contents: Vec<u8>) -> Result<(), ConfigWriteError> {
-        self.writer.write_config(self.path.clone(), contents).done().await
+        let path = self.path.clone();
+        match self.follows_log {
+            true => self.writer.write_offsets(path, contents).done().await,
+            false => self.writer.write_config(path, contents).done().await,
+        }
     }
 
     async fn write_ended(&self) {
@@ -117,14 +134,26 @@ impl ConfigFile {
 /// [`ConfigFileError`] when neither can be used.
 pub fn load_file<E: std::fmt::Display>(
     path: &Path,
+    load: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), ConfigFileError> {
+    load_file_on(&StdDisk, path, load)
+}
+
+/// The same from another disk.
+///
+/// # Errors
+/// As [`load_file`].
+pub fn load_file_on<D: Disk, E: std::fmt::Display>(
+    disk: &D,
+    path: &Path,
     mut load: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<(), ConfigFileError> {
     let read = |source| ConfigFileError::Read { path: path.to_owned(), source };
-    let Some(contents) = SideWriter::read_config(path).map_err(read)? else { return Ok(()) };
+    let Some(contents) = SideWriter::read_config(disk, path).map_err(read)? else { return Ok(()) };
     let Err(error) = load(&contents) else { return Ok(()) };
     let mut before = path.as_os_str().to_owned();
     before.push(".bak");
-    if std::fs::read(&before).is_ok_and(|contents| load(&contents).is_ok()) {
+    if disk.read_file(Path::new(&before), usize::MAX).is_ok_and(|contents| load(&contents).is_ok()) {
         tracing::warn!(path = %path.display(), %error, "the file is damaged: going on with the version before it");
         return Ok(());
     }
@@ -134,7 +163,6 @@ pub fn load_file<E: std::fmt::Display>(
 #[cfg(test)]
 mod tests {
     use futures_lite::future::{block_on, poll_once};
-    use shards::io::disk::StdDisk;
     use shards::limits::SEGMENT_BYTES_MIN;
     use shards::recovery::{ShardConfig, recover_shard};
 

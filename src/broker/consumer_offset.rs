@@ -1,5 +1,8 @@
 //! How far every group has come in every queue: the next offset to consume. Kept in `consumerOffset.json`, in RocketMQ's form.
 //!
+//! The file has one field more than RocketMQ's, which RocketMQ passes over: a checksum of the offsets. A digit that has changed would make
+//! a group skip messages; so such a file is refused, and the one before it is used.
+//!
 //! Clients commit what they like, also going back. The file is written every 5 s when something has changed, and at the end:
 //! after a kill a group may get the messages of the last 5 s again, as RocketMQ promises it.
 
@@ -31,6 +34,8 @@ pub struct ConsumerOffsetTable {
 struct OffsetsFile {
     data_version: DataVersion,
     offset_table: BTreeMap<String, BTreeMap<i32, i64>>,
+    /// None in a file that RocketMQ wrote.
+    offset_check: Option<u32>,
 }
 
 /// The same, borrowed for writing.
@@ -39,15 +44,37 @@ struct OffsetsFile {
 struct OffsetsFileRef<'t> {
     data_version: DataVersion,
     offset_table: &'t BTreeMap<String, BTreeMap<i32, i64>>,
+    offset_check: u32,
+}
+
+/// Why a file of offsets is not used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OffsetsFileError {
+    #[error(transparent)]
+    Form(#[from] HeaderError),
+    #[error(
+        "the offsets have the checksum {found}, the file says {stored}: it is damaged, or was changed by hand; remove its line \
+         `offsetCheck` to use it all the same"
+    )]
+    Changed { stored: u32, found: u32 },
+}
+
+/// The checksum of offsets, whatever form the file has.
+pub(super) fn check_of<K: Serialize>(offsets: &BTreeMap<K, impl Serialize>) -> u32 {
+    crc32fast::hash(&serde_json::to_vec(offsets).expect("numbers and names can be written"))
 }
 
 impl ConsumerOffsetTable {
     /// Takes over a `consumerOffset.json`.
     ///
     /// # Errors
-    /// A file that is not in RocketMQ's form.
-    pub fn load(&mut self, file: &[u8]) -> Result<(), HeaderError> {
+    /// A file that is not in RocketMQ's form, or whose offsets have changed since it was written.
+    pub fn load(&mut self, file: &[u8]) -> Result<(), OffsetsFileError> {
         let file: OffsetsFile = fastjson::read("consumerOffset.json", file)?;
+        let found = check_of(&file.offset_table);
+        if let Some(stored) = file.offset_check.filter(|stored| *stored != found) {
+            return Err(OffsetsFileError::Changed { stored, found });
+        }
         self.offsets = file.offset_table;
         self.data_version = file.data_version;
         Ok(())
@@ -58,6 +85,7 @@ impl ConsumerOffsetTable {
         fastjson::write_pretty(&OffsetsFileRef {
             data_version: self.data_version,
             offset_table: &self.offsets,
+            offset_check: check_of(&self.offsets),
         })
     }
 
@@ -187,6 +215,19 @@ mod tests {
         assert_eq!(table.get("g1", "%RETRY%g1", 0), Some(2));
         assert_eq!(table.get("h", "Q", 3), Some(4), "quoted keys are as good");
         assert!(table.load(b"{\"offsetTable\":{").is_err());
+    }
+
+    /// One bit of a digit made a group skip messages.
+    #[test]
+    fn an_offset_that_changed_on_the_disk_is_refused() {
+        let mut table = ConsumerOffsetTable::default();
+        table.commit("g1", "Orders", 1, 9, 1);
+        let file = String::from_utf8(table.to_file()).expect("JSON is text");
+        let changed = file.replace("1: 9", "1: 8").replace("1:9", "1:8");
+        assert_ne!(changed, file);
+        let error = table.load(changed.as_bytes()).unwrap_err();
+        assert!(matches!(error, OffsetsFileError::Changed { .. }), "{error}");
+        assert_eq!(table.get("g1", "Orders", 1), Some(9), "the table is as it was");
     }
 
     #[test]

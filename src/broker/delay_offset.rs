@@ -7,30 +7,40 @@ use shards::position::QueueOffset;
 
 use crate::remoting::body::topic::DataVersion;
 use crate::remoting::fastjson;
-use crate::remoting::request::HeaderError;
+
+use super::consumer_offset::{OffsetsFileError, check_of};
 
 #[derive(Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 struct DelayOffsetsFile {
     data_version: DataVersion,
     offset_table: BTreeMap<u32, i64>,
+    /// As in `consumerOffset.json`; none in a file that RocketMQ wrote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset_check: Option<u32>,
 }
 
 /// Reads the file: offsets by the number of their level.
 ///
 /// # Errors
-/// A file that is not in RocketMQ's form.
-pub fn from_file(file: &[u8]) -> Result<BTreeMap<u32, QueueOffset>, HeaderError> {
+/// A file that is not in RocketMQ's form, or whose offsets have changed since it was written.
+pub fn from_file(file: &[u8]) -> Result<BTreeMap<u32, QueueOffset>, OffsetsFileError> {
     let file: DelayOffsetsFile = fastjson::read("delayOffset.json", file)?;
+    let found = check_of(&file.offset_table);
+    if let Some(stored) = file.offset_check.filter(|stored| *stored != found) {
+        return Err(OffsetsFileError::Changed { stored, found });
+    }
     let offset = |offset| QueueOffset::from_i64(offset).unwrap_or_default();
     Ok(file.offset_table.into_iter().map(|(level, at)| (level, offset(at))).collect())
 }
 
 /// Writes the file.
 pub fn to_file(offsets: &[(u32, QueueOffset)], now_ms: i64) -> Vec<u8> {
+    let offset_table = offsets.iter().map(|(level, offset)| (*level, offset.to_i64())).collect();
     fastjson::write_pretty(&DelayOffsetsFile {
         data_version: DataVersion { counter: 1, state_version: 0, timestamp: now_ms },
-        offset_table: offsets.iter().map(|(level, offset)| (*level, offset.to_i64())).collect(),
+        offset_check: Some(check_of(&offset_table)),
+        offset_table,
     })
 }
 

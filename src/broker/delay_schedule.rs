@@ -21,6 +21,8 @@ const RETRY_AFTER_MS: i64 = 1_000;
 /// A message whose store timestamp lies further in the future than this was stored under a clock that was wrong; it is due
 /// at once, as in RocketMQ. A smaller step of the clock is waited out, so that nothing comes early because of it.
 const CLOCK_STEP_MS_MAX: i64 = 60_000;
+/// After this long the levels are looked at again, whatever was known of them: the clock may have jumped meanwhile.
+const LOOK_AGAIN_MS: i64 = 10_000;
 
 /// How long each level delays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,7 +159,7 @@ impl DelaySchedule {
         &self.delays
     }
 
-    /// Raised when [`Self::next_look_ms`] may have become earlier. One task waits for it.
+    /// Raised when [`Self::wait_ms`] may have become shorter. One task waits for it.
     pub fn changed(&self) -> Rc<Signal> {
         Rc::clone(&self.changed)
     }
@@ -184,15 +186,20 @@ impl DelaySchedule {
         }
     }
 
-    /// When a level has to be looked at next, milliseconds since the epoch.
-    pub fn next_look_ms(&self) -> Option<i64> {
-        self.levels.iter().filter(|level| level.may_read()).filter_map(|level| level.head_at_ms).min()
+    /// How long to wait at `now_ms` until a level has to be looked at, milliseconds; `None` while all are empty. Never longer than a
+    /// jump of the clock may stay unnoticed.
+    pub fn wait_ms(&self, now_ms: i64) -> Option<i64> {
+        let heads = self.levels.iter().filter(|level| level.may_read()).filter_map(|level| level.head_at_ms);
+        heads.min().map(|at_ms| at_ms.saturating_sub(now_ms).clamp(0, LOOK_AGAIN_MS))
     }
 
     /// A level whose head is due at `now_ms` or not known yet.
     pub fn due(&self, now_ms: i64) -> Option<Due> {
-        let is_due = |level: &&Level| level.may_read() && level.head_at_ms.is_some_and(|at| at <= now_ms);
-        let index = self.levels.iter().position(|level| is_due(&level))?;
+        let is_due = |(level, delay_ms): (&Level, &i64)| {
+            let comes = |at_ms: i64| at_ms <= now_ms || clock_was_wrong(at_ms - delay_ms, now_ms);
+            level.may_read() && level.head_at_ms.is_some_and(comes)
+        };
+        let index = self.levels.iter().zip(&self.delays.0).position(is_due)?;
         let level = &self.levels[index];
         Some(Due {
             level: self.delays.of_queue(u32::try_from(index).ok()?)?,
@@ -213,8 +220,7 @@ impl DelaySchedule {
     /// The due time, milliseconds since the epoch.
     pub fn judge(&self, level: DelayLevel, store_timestamp_ms: i64, now_ms: i64) -> Result<(), i64> {
         let due_ms = store_timestamp_ms.saturating_add(self.delays.0[level.index()]);
-        let clock_was_wrong = store_timestamp_ms > now_ms.saturating_add(CLOCK_STEP_MS_MAX);
-        if due_ms <= now_ms || clock_was_wrong { Ok(()) } else { Err(due_ms) }
+        if due_ms <= now_ms || clock_was_wrong(store_timestamp_ms, now_ms) { Ok(()) } else { Err(due_ms) }
     }
 
     /// The message at `next - 1` is on its way to its real topic; [`Self::completed`] follows.
@@ -279,6 +285,11 @@ impl DelaySchedule {
     }
 }
 
+/// Whether a store timestamp comes from a clock that was further ahead than one waits out.
+fn clock_was_wrong(store_timestamp_ms: i64, now_ms: i64) -> bool {
+    store_timestamp_ms > now_ms.saturating_add(CLOCK_STEP_MS_MAX)
+}
+
 impl Level {
     fn may_read(&self) -> bool {
         !self.refused && self.in_flight < DELAYED_IN_FLIGHT_MAX
@@ -323,7 +334,7 @@ mod tests {
     #[test]
     fn an_idle_schedule_has_nothing_to_wait_for() {
         let schedule = DelaySchedule::new(DelayLevels::default());
-        assert_eq!(schedule.next_look_ms(), None);
+        assert_eq!(schedule.wait_ms(0), None);
         assert_eq!(schedule.due(i64::MAX), None);
     }
 
@@ -340,12 +351,27 @@ mod tests {
         schedule.completed(level, QueueOffset::new(2), false, 50);
         assert_eq!(schedule.due(i64::MAX), None, "results are still to come");
         schedule.completed(level, QueueOffset::new(3), true, 50);
-        assert_eq!(schedule.next_look_ms(), Some(50 + RETRY_AFTER_MS));
+        assert_eq!(schedule.wait_ms(50), Some(RETRY_AFTER_MS));
         assert_eq!(schedule.due(i64::MAX).expect("again").next, QueueOffset::new(1));
         assert_eq!(schedule.take_moved(), Some(vec![(1, QueueOffset::new(1))]));
         assert_eq!(schedule.take_moved(), None);
         schedule.not_persisted();
         assert!(schedule.take_moved().is_some(), "a write that failed is made up for");
+    }
+
+    /// A message that was stored before the clock was set back by a month waited for that month, unless the broker was started
+    /// again; and one that a clock ahead of time put off was not looked at when the clock was set right.
+    #[test]
+    fn a_clock_that_jumps_keeps_no_message_back() {
+        let mut schedule = DelaySchedule::new(DelayLevels::default());
+        let month_ms = 30 * 86_400_000;
+        schedule.arrived(1, month_ms);
+        assert_eq!(schedule.due(month_ms), None, "five seconds to go");
+        assert_eq!(schedule.wait_ms(month_ms), Some(5_000));
+        assert_eq!(schedule.wait_ms(0), Some(LOOK_AGAIN_MS), "the clock may jump again");
+        let due = schedule.due(0).expect("no clock ever was that far ahead");
+        assert_eq!(schedule.judge(due.level, month_ms, 0), Ok(()));
+        assert_eq!(schedule.due(month_ms - CLOCK_STEP_MS_MAX), None, "a small step is waited out");
     }
 
     #[test]

@@ -30,11 +30,11 @@ pub async fn deliver_delayed(cell: BrokerCell) {
             task::yield_if_needed().await;
             continue;
         }
-        let next_look_ms = cell.borrow().delay.next_look_ms();
-        match next_look_ms {
+        let wait_ms = cell.borrow().delay.wait_ms(now_ms);
+        match wait_ms {
             None => changed.wait().await,
-            Some(at_ms) => {
-                let wait_ms = u64::try_from(at_ms - now_ms).unwrap_or(0);
+            Some(wait_ms) => {
+                let wait_ms = u64::try_from(wait_ms).unwrap_or(0);
                 changed.wait_at_most(Duration::from_millis(wait_ms)).await;
             }
         }

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use crate::commit_log::{PAGE_BYTES, page_floor};
 use crate::damage::DamagedRange;
+use crate::deliberate::{Mistake, makes};
 use crate::io::disk::{Disk, DiskFile};
 use crate::limits::{FLUSH_BYTES_MAX, RECORD_BYTES_MAX, UNSYNCED_BYTES_MAX};
 use crate::position::PhysicalOffset;
@@ -311,7 +312,11 @@ impl<'a, D: Disk> LogReader<'a, D> {
             let reason = format!("the record says that it belongs to log offset {own_offset}");
             return Ok(Found::Bad { reason, claimed_bytes: None });
         }
-        match RecordView::parse(bytes).and_then(|record| record.verify_crc().map(|()| record)) {
+        let record = RecordView::parse(bytes).and_then(|record| match record.verify_crc() {
+            Err(_) if makes(Mistake::ScanWithoutCrc) => Ok(record),
+            checked => checked.map(|()| record),
+        });
+        match record {
             Ok(record) => Ok(Found::Record(record)),
             Err(error) => Ok(Found::Bad { reason: error.to_string(), claimed_bytes: Some(size) }),
         }

@@ -13,7 +13,7 @@ use crate::consume_queue::selection::Selected;
 use crate::message_store::ReadError;
 use crate::message_store::log_reader::LogReader;
 use crate::position::{PhysicalOffset, QueueOffset};
-use crate::record::{IDENTITY_BYTES, MAGIC_V1, MAGIC_V2, RecordView};
+use crate::record::{IDENTITY_BYTES, MAGIC_V1, MAGIC_V2, RecordView, takes_queue_offset};
 
 /// Most bytes of the log that are searched for one message.
 const SEARCH_BYTES_MAX: u64 = 32 << 20;
@@ -122,7 +122,8 @@ impl LogReader {
                 );
                 if is_head && let Ok(Some(record)) = self.record(at.plus(index as u64)).await {
                     let view = RecordView::parse(&record).expect("the record was checked when it was read");
-                    if view.topic() == &*queue.topic
+                    if takes_queue_offset(view.sys_flag())
+                        && view.topic() == &*queue.topic
                         && view.queue_id() == queue.queue_id
                         && view.queue_offset() == offset
                     {
