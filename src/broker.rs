@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use shards::message_store::{MessageStore, StoreExit};
 use shards::position::QueueOffset;
@@ -78,11 +78,18 @@ pub struct Settings {
     pub auto_create_subscription_group: bool,
     /// Queues of TBW102, the most that an automatically made topic gets (`defaultTopicQueueNums`).
     pub default_topic_queues: u32,
+    /// How long one check of all that is stored may take; `None` when nothing is checked in the background.
+    pub scrub_interval: Option<Duration>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { auto_create_topic: true, auto_create_subscription_group: true, default_topic_queues: 8 }
+        Self {
+            auto_create_topic: true,
+            auto_create_subscription_group: true,
+            default_topic_queues: 8,
+            scrub_interval: None,
+        }
     }
 }
 

@@ -28,6 +28,9 @@ pub enum FlushDiskType {
     AsyncFlush,
 }
 
+/// Time for one check of all that is stored, unless configured: a week.
+const SCRUB_INTERVAL_S: u64 = 7 * 24 * 3600;
+
 /// Everything that a node needs to know before it starts.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -52,6 +55,8 @@ pub struct Config {
     pub segment_bytes: u64,
     /// Read-ahead cache for old data, bytes per shard.
     pub cold_cache_bytes: usize,
+    /// How long one check of all that is stored may take; `None` when nothing is checked in the background.
+    pub scrub_interval: Option<Duration>,
     pub auto_create_topic: bool,
     pub auto_create_subscription_group: bool,
     /// Queues of TBW102, the most that an automatically made topic gets on one shard.
@@ -138,6 +143,8 @@ impl Config {
         in_range("defaultTopicQueueNums", default_topic_queues, 1, limits::QUEUES_PER_TOPIC_MAX)?;
         let cold_cache_bytes = bytes(text.cold_cache, limits::COLD_CACHE_BYTES);
         in_range("cold_cache", cold_cache_bytes, 1 << 20, usize::MAX)?;
+        let scrub_interval_s = text.scrub_interval_s.unwrap_or(SCRUB_INTERVAL_S);
+        in_range("scrub_interval_s", scrub_interval_s, 0, 366 * 24 * 3600)?;
         Ok(Self {
             node_name: text.node_name_or_default(),
             cluster: text.broker_cluster_name.clone().unwrap_or_else(|| "DefaultCluster".to_owned()),
@@ -152,6 +159,7 @@ impl Config {
             stages: text.stages.unwrap_or(false),
             segment_bytes,
             cold_cache_bytes,
+            scrub_interval: (scrub_interval_s > 0).then(|| Duration::from_secs(scrub_interval_s)),
             auto_create_topic: text.auto_create_topic_enable.unwrap_or(true),
             auto_create_subscription_group: text.auto_create_subscription_group.unwrap_or(true),
             default_topic_queues,

@@ -367,6 +367,7 @@ fn settings(config: &Config) -> Settings {
         auto_create_topic: config.auto_create_topic,
         auto_create_subscription_group: config.auto_create_subscription_group,
         default_topic_queues: config.default_topic_queues,
+        scrub_interval: config.scrub_interval,
     }
 }
 

@@ -315,6 +315,35 @@ impl ColdReader {
         ColdLoad { cached_bytes: state.cached_bytes as u64, ..state.load.clone() }
     }
 
+    /// Reads a stretch for somebody who does not come back: from the disk, and into no cache.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(crate) async fn read_once(&self, stretch: &Stretch) -> Result<Bytes, ReadError> {
+        let from = stretch.at - stretch.at % DIRECT_ALIGNMENT;
+        let end = stretch.at + stretch.len as u64;
+        let in_memory = |bytes: u64| usize::try_from(bytes).expect("a stretch fits in memory");
+        let len = in_memory(end.next_multiple_of(DIRECT_ALIGNMENT) - from);
+        let failed = |reason: String| {
+            let path = self.inner.path(&stretch.name).display().to_string();
+            ReadError::Io { path, at: from, reason }
+        };
+        let turn = self.inner.permits.acquire().await;
+        let read = async { self.inner.file(&stretch.name).await?.read(from, len).await };
+        let bytes = read.await.map_err(|error| failed(error.to_string()))?;
+        drop(turn);
+        let skip = in_memory(stretch.at - from);
+        if bytes.len() < skip + stretch.len {
+            return Err(failed("the file ends before".to_owned()));
+        }
+        Ok(bytes.slice(skip..skip + stretch.len))
+    }
+
+    /// Whether the log was written to just now.
+    pub(crate) fn is_written_to(&self) -> bool {
+        self.inner.is_written_to()
+    }
+
     /// Forgets what is cached of a stretch: it is wrong, or what it was read from is.
     pub(crate) fn forget(&self, stretch: &Stretch) {
         let chunk_bytes = stretch.name.chunk_bytes();

@@ -47,6 +47,7 @@ mod heal;
 mod hot_tail;
 mod log_reader;
 mod met_damage;
+pub mod scrub;
 
 pub use crate::cold_read::{ColdLoad, ReadError};
 pub use crate::consume_queue::selection::{GetStatus, TagFilter};
@@ -57,6 +58,7 @@ use cold::{GetPlan, OldMessages, TimeMark};
 use hot_tail::HotTail;
 use log_reader::LogReader;
 use met_damage::MetDamage;
+use scrub::{Scrub, ScrubLoad, ScrubMeter};
 
 /// Most records that a lookup by key gives (RocketMQ's `maxMsgsNumBatch`).
 const KEY_RECORDS_MAX: usize = 64;
@@ -139,6 +141,7 @@ pub struct StoreLoad {
     pub skipped_messages: u64,
     /// Wrong ConsumeQueue entries since the start whose messages were found in the log.
     pub healed_entries: u64,
+    pub scrub: ScrubLoad,
     pub cold: ColdLoad,
 }
 
@@ -214,6 +217,7 @@ impl MessageStore {
             confirm_offset: Cell::new(confirm_offset),
             log_min,
             damage: MetDamage::new(damage),
+            scrub: ScrubMeter::default(),
         };
         Self {
             reader: Rc::new(reader),
@@ -351,6 +355,11 @@ impl MessageStore {
         }
     }
 
+    /// A way through all of the log that checks every record.
+    pub fn scrub(&self) -> Scrub {
+        Scrub::new(Rc::clone(&self.reader))
+    }
+
     /// Writes down what readers have found damaged since the last call. Call it by the clock.
     pub fn remember_damage(&self) {
         if let Some(contents) = self.reader.damage.take_unsaved() {
@@ -390,6 +399,7 @@ impl MessageStore {
             damaged_ranges: self.reader.damage.ranges(),
             skipped_messages: self.reader.damage.skipped_messages(),
             healed_entries: self.reader.damage.healed_entries(),
+            scrub: self.reader.scrub.load(),
             cold: self.reader.cold.load(),
         }
     }

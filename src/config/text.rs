@@ -46,6 +46,7 @@ pub struct ConfigText {
     pub hot_tail: Option<Size>,
     pub cold_cache: Option<Size>,
     pub spin: Option<Span>,
+    pub scrub_interval_s: Option<u64>,
     #[serde(default)]
     pub core: Vec<CoreText>,
 }
@@ -73,7 +74,7 @@ pub struct WriteBuffersText {
     pub count: Option<usize>,
 }
 
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "node_name",
     "brokerClusterName",
     "host",
@@ -94,6 +95,7 @@ const KEYS: [&str; 21] = [
     "hot_tail",
     "cold_cache",
     "spin",
+    "scrub_interval_s",
     "core",
 ];
 const CORE_KEYS: [&str; 7] = ["cpu", "log", "serve", "ring_depth", "write_buffers", "hot_tail", "spin"];
@@ -209,6 +211,7 @@ impl ConfigText {
             hot_tail: other.hot_tail.or(self.hot_tail),
             cold_cache: other.cold_cache.or(self.cold_cache),
             spin: other.spin.or(self.spin),
+            scrub_interval_s: other.scrub_interval_s.or(self.scrub_interval_s),
             core: if other.core.is_empty() { self.core } else { other.core },
         }
     }

@@ -422,6 +422,9 @@ impl NodeSnapshot {
         gauge("ringmq_damaged_ranges", "Damaged stretches of the log that are known", |shard| {
             shard.store.damaged_ranges
         })?;
+        gauge("ringmq_scrub_position", "Place in the log where the background check is", |shard| {
+            shard.store.scrub.position
+        })?;
         let mut counter = |name, help, of: fn(&ShardSnapshot) -> u64| {
             page.counters(name, help, shards().map(|(labels, shard)| (labels, of(shard))))
         };
@@ -439,6 +442,17 @@ impl NodeSnapshot {
             "Wrong ConsumeQueue entries whose messages were found in the log",
             |shard| shard.store.healed_entries,
         )?;
+        counter(
+            "ringmq_scrub_checked_bytes",
+            "Bytes of the log that were checked in the background",
+            |shard| shard.store.scrub.checked_bytes,
+        )?;
+        counter("ringmq_scrub_passes", "Times that all of the log was checked in the background", |shard| {
+            shard.store.scrub.passes
+        })?;
+        counter("ringmq_scrub_found", "Damaged stretches that the background check met", |shard| {
+            shard.store.scrub.found_ranges
+        })?;
         counter("ringmq_tail_cold_cache_hits", "Chunks of old data that were in the cache", |shard| {
             shard.store.cold.cache_hits
         })?;

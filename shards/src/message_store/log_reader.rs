@@ -15,6 +15,7 @@ use crate::deliberate::{Mistake, makes};
 use crate::limits::RECORD_BYTES_MAX;
 use crate::message_store::hot_tail::HotTail;
 use crate::message_store::met_damage::MetDamage;
+use crate::message_store::scrub::ScrubMeter;
 use crate::position::{PhysicalOffset, QueueOffset};
 use crate::record::{BLANK_BYTES, RecordError, RecordView, peek_size};
 use crate::segment::segment_start;
@@ -30,6 +31,7 @@ pub(crate) struct LogReader {
     /// Start of the log.
     pub(crate) log_min: PhysicalOffset,
     pub(crate) damage: MetDamage,
+    pub(crate) scrub: ScrubMeter,
 }
 
 impl LogReader {

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use shards::io::disk::StdDisk;
+use shards::message_store::scrub::{Scrub, ScrubStep};
 use shards::message_store::{
     Get, GetRequest, GetResult, GetStatus, MessageStore, MessageStoreConfig, ReadError, StoreExit, TagFilter,
     TimeBoundary,
@@ -532,4 +533,60 @@ fn a_copy_holds_the_same_and_takes_no_more_room() {
     let (original, of_copy) = (allocated_bytes(&root).unwrap(), allocated_bytes(&copy).unwrap());
     assert!(of_copy <= original + (256 << 10), "{of_copy} instead of {original}");
     assert!(copy_store(&root, &copy, &mut |_| {}).is_err(), "never over what is there");
+}
+
+#[test]
+fn the_background_check_finds_damage_that_nobody_reads() {
+    on_a_core(|root| async move {
+        // Over two files, with records longer than what it reads at once.
+        let mut filled = Filled::new(&root, 100, 1000);
+        for _ in 0..60 {
+            filled.append(300_000);
+        }
+        for _ in 0..100 {
+            filled.append(1000);
+        }
+        let mut store = open(&root, MessageStoreConfig::default());
+        let mut scrub = store.scrub();
+        assert_eq!(pass(&mut scrub).await, filled.log.end().get());
+        let load = store.load();
+        assert_eq!((load.scrub.passes, load.scrub.found_ranges, load.damaged_ranges), (1, 0, 0));
+        assert_eq!(load.cold.cached_bytes, 0, "readers keep their cache");
+
+        for number in [3, 4, 120, 259] {
+            filled.log.damage(number);
+        }
+        // A head of which nothing can be told.
+        filled.log.overwrite(200, 0, &[0xEE; 600]);
+        assert_eq!(pass(&mut scrub).await, filled.log.end().get());
+        let load = store.load();
+        assert_eq!(
+            (load.scrub.passes, load.scrub.found_ranges, load.damaged_ranges),
+            (2, 5, 4),
+            "3 and 4 touch"
+        );
+        let known: Vec<_> = {
+            store.remember_damage();
+            store.close(StoreExit::Clean).await.unwrap();
+            recover(&root).damage.ranges().to_vec()
+        };
+        let starts: Vec<_> = known.iter().map(|range| range.from).collect();
+        assert_eq!(starts, [3, 120, 200, 259].map(|number| filled.log.place(number)));
+        let ends: Vec<_> = known[..3].iter().map(|range| range.to).collect();
+        assert_eq!(ends, [5, 121, 201].map(|number| filled.log.place(number)));
+    });
+}
+
+/// One pass; the bytes that it went through.
+async fn pass(scrub: &mut Scrub) -> u64 {
+    let mut bytes = 0;
+    loop {
+        match scrub.step().await.unwrap() {
+            ScrubStep::Checked(checked) => {
+                assert!(checked > 0, "it gets on");
+                bytes += checked;
+            }
+            ScrubStep::PassEnded => return bytes,
+        }
+    }
 }

@@ -33,11 +33,20 @@ pub(crate) struct Settings {
     pub(crate) flush: &'static str,
     /// Size of a CommitLog file, MiB: small, so that tests cross from file to file.
     pub(crate) segment_mib: u32,
+    /// Time for one check of all that is stored; 0 for never.
+    pub(crate) scrub_interval_s: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { shards: 2, placement: "spread", runtime: "ring", flush: "sync", segment_mib: 16 }
+        Self {
+            shards: 2,
+            placement: "spread",
+            runtime: "ring",
+            flush: "sync",
+            segment_mib: 16,
+            scrub_interval_s: 0,
+        }
     }
 }
 
@@ -93,6 +102,7 @@ impl Server {
         writeln!(text, "runtime = \"{}\"", settings.runtime).expect("writing to a string");
         writeln!(text, "mappedFileSizeCommitLog = \"{}MiB\"", settings.segment_mib)
             .expect("writing to a string");
+        writeln!(text, "scrub_interval_s = {}", settings.scrub_interval_s).expect("writing to a string");
         std::fs::write(&config, text).expect("write the configuration");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("open the log file");
         let mut process = Command::new(env!("CARGO_BIN_EXE_ringmq"))
