@@ -1,5 +1,5 @@
-//! The JSON files of a shard's configuration: whether they can be read, and what takes the place of one that cannot. They have no checksum:
-//! a wrong letter inside a value is not seen.
+//! The JSON files of a shard's configuration: whether a start can use them, and what takes the place of one that it cannot. Only files of
+//! offsets have a checksum: in the others a wrong letter inside a value is not seen.
 
 use std::fs;
 use std::io;
@@ -8,17 +8,21 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use shards::verify::{Finding, Part};
 
+use crate::broker::consumer_offset::ConsumerOffsetTable;
+use crate::broker::delay_offset;
+use crate::remoting::body::registration::TopicConfigTable;
 use crate::remoting::fastjson;
 
 const NAMES: [&str; 4] = ["topics.json", "subscriptionGroup.json", "consumerOffset.json", "delayOffset.json"];
 
 /// How a file is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     Good,
     /// There is none, or an empty one: the version before is used.
     Missing,
-    Damaged,
+    /// A start does not use it, for this reason.
+    Damaged(String),
 }
 
 /// Checks the files of the shard in the folder `shard_dir`.
@@ -28,15 +32,13 @@ enum State {
 pub(super) fn check(shard_dir: &Path) -> io::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for path in paths(shard_dir) {
-        if state(&path)? != State::Damaged {
-            continue;
-        }
+        let State::Damaged(what) = state(&path)? else { continue };
         let (lost, cure) = match state(&backup(&path))? {
             State::Good => (
                 "what was changed since the version before, which is beside it",
                 "none needed: a start uses the version before",
             ),
-            State::Missing | State::Damaged => {
+            State::Missing | State::Damaged(_) => {
                 ("all that it held", "restore it from a copy, or ringmq store repair, which moves it away")
             }
         };
@@ -46,7 +48,7 @@ pub(super) fn check(shard_dir: &Path) -> io::Result<Vec<Finding>> {
             file: path,
             offset: 0,
             bytes,
-            what: "it is not JSON".to_owned(),
+            what,
             lost: lost.to_owned(),
             cure: cure.to_owned(),
         });
@@ -61,9 +63,7 @@ pub(super) fn check(shard_dir: &Path) -> io::Result<Vec<Finding>> {
 pub(super) fn repair(shard_dir: &Path) -> io::Result<Vec<String>> {
     let mut done = Vec::new();
     for path in paths(shard_dir) {
-        if state(&path)? != State::Damaged {
-            continue;
-        }
+        let State::Damaged(_) = state(&path)? else { continue };
         let mut damaged = path.clone().into_os_string();
         damaged.push(".damaged");
         fs::rename(&path, &damaged)?;
@@ -92,10 +92,24 @@ fn backup(path: &Path) -> PathBuf {
 fn state(path: &Path) -> io::Result<State> {
     match fs::read(path) {
         Ok(contents) if contents.is_empty() => Ok(State::Missing),
-        Ok(contents) if fastjson::read::<Value>("configuration", &contents).is_ok() => Ok(State::Good),
-        Ok(_) => Ok(State::Damaged),
+        Ok(contents) => Ok(try_to_use(path, &contents).map_or_else(State::Damaged, |()| State::Good)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(State::Missing),
         Err(error) => Err(error),
+    }
+}
+
+/// Reads a file, or its version before, as a start does; the reason why that is not possible.
+fn try_to_use(path: &Path, contents: &[u8]) -> Result<(), String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match name.trim_end_matches(".bak") {
+        "consumerOffset.json" => {
+            ConsumerOffsetTable::default().load(contents).map_err(|error| error.to_string())
+        }
+        "delayOffset.json" => delay_offset::from_file(contents).map(drop).map_err(|error| error.to_string()),
+        "topics.json" => fastjson::read::<TopicConfigTable>("topics.json", contents)
+            .map(drop)
+            .map_err(|error| error.to_string()),
+        _ => fastjson::read::<Value>("configuration", contents).map(drop).map_err(|error| error.to_string()),
     }
 }
 
@@ -122,5 +136,15 @@ mod tests {
         assert_eq!(fs::read(&offsets).unwrap(), fs::read(backup(&offsets)).unwrap());
         assert!(!dir.join("topics.json").exists() && dir.join("topics.json.damaged").exists());
         assert_eq!(check(shard.path()).unwrap(), []);
+
+        // A digit that has changed.
+        let mut table = ConsumerOffsetTable::default();
+        table.commit("g", "t", 0, 7, 1);
+        let changed =
+            String::from_utf8(table.to_file()).unwrap().replace("0: 7", "0: 9").replace("0:7", "0:9");
+        assert!(changed.contains('9'), "{changed}");
+        fs::write(&offsets, changed).unwrap();
+        let findings = check(shard.path()).unwrap();
+        assert!(findings.len() == 1 && findings[0].what.contains("checksum"), "{findings:?}");
     }
 }
