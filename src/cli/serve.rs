@@ -126,7 +126,13 @@ pub enum ServeError {
 pub fn run(args: Args) -> Result<(), ServeError> {
     let filter = EnvFilter::try_from_env("RINGMQ_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        // A line that cannot be written, as on a full disk, is lost. The default tells standard error so, and panics when that fails too.
+        .log_internal_errors(false)
+        .init();
     end_process_on_panic();
     let text = read_config(args.config, args.overrides)?;
     let cpus = host::allowed_cpus()?;

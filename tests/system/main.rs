@@ -5,6 +5,7 @@
 
 mod damage;
 mod denied;
+mod full_disk;
 mod go_clients;
 mod hostile;
 mod java_clients;

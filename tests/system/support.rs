@@ -7,6 +7,7 @@ pub(crate) mod load;
 pub(crate) mod program;
 pub(crate) mod scenarios;
 pub(crate) mod server;
+pub(crate) mod small_disk;
 
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -76,7 +76,12 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server with an empty store and waits until it is ready.
     pub(crate) fn start(settings: Settings) -> Self {
-        let dir = tempfile::Builder::new().prefix("ringmq-").tempdir_in(disk_dir()).expect("make a folder");
+        Self::start_in(disk_dir(), settings)
+    }
+
+    /// The same with its store in a new folder below `parent`.
+    pub(crate) fn start_in(parent: &Path, settings: Settings) -> Self {
+        let dir = tempfile::Builder::new().prefix("ringmq-").tempdir_in(parent).expect("make a folder");
         let ports = free_ports(u16::try_from(settings.shards).expect("a few shards") + 2);
         let mut server = Self {
             settings,
