@@ -180,6 +180,26 @@ impl ModelDisk {
         }
     }
 
+    /// How many writes of one file, at most, are not synced, those that are under way left out.
+    pub fn unsynced_max(&self) -> usize {
+        self.state().files.iter().map(|file| file.unsynced.len()).max().unwrap_or(0)
+    }
+
+    /// Starts the machine again after a power cut that kept, of the last writes to each file that were not synced, the n-th from the end
+    /// where bit n of `kept` is set, and everything before the last `last`. Names are kept.
+    pub fn restart_keeping(&self, kept: u32, last: usize, random: &mut StdRng) {
+        let mut state = self.state();
+        state.is_off = false;
+        state.stop_at = None;
+        state.boot += 1;
+        state.end_under_way(random);
+        state.name_changes.clear();
+        state.durable_names = state.live_names.clone();
+        for file in &mut state.files {
+            file.lose_power_keeping(kept, last);
+        }
+    }
+
     /// Chance of the faults comes from this seed.
     pub fn seed_chance(&self, seed: u64) {
         self.state().chance = Chance(StdRng::seed_from_u64(seed));
@@ -521,6 +541,18 @@ impl FileState {
                 }
             }
         }
+    }
+
+    fn lose_power_keeping(&mut self, kept: u32, last: usize) {
+        self.late.clear();
+        let count = self.unsynced.len();
+        for (index, change) in std::mem::take(&mut self.unsynced).into_iter().enumerate() {
+            let from_end = count - 1 - index;
+            if from_end >= last || kept & 1 << from_end != 0 {
+                self.durable.change(&change);
+            }
+        }
+        self.live = self.durable.clone();
     }
 
     fn lose_power(&mut self, random: &mut StdRng) {

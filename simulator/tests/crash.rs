@@ -15,6 +15,9 @@
 //! And damage is never taken for a crash: after some recoveries a bit of an acknowledged record flips in a fork. That record is told to be
 //! damaged, all others are there, and nothing is cut.
 //!
+//! At a power cut each sector that was not synced is there or not, by chance; besides, every choice of the last four writes that were
+//! not synced is tried as a whole.
+//!
 //! Some histories recover the whole shard as a start does. The others recover the log alone, with a torn window as
 //! small as their flushes are, so that a crash that looks like damage would show.
 //!
@@ -56,6 +59,8 @@ const LIVES: usize = 2;
 const SEGMENT_BYTES: u64 = 96 << 10;
 const FLUSH_BYTES_MAX: usize = 16 << 10;
 const UNSYNCED_BYTES_MAX: u64 = 40 << 10;
+/// Of so many writes that were not synced each choice is tried.
+const CHOSEN_WRITES_MAX: usize = 4;
 const RECORD_BODY_BYTES_MAX: usize = 30_000;
 const QUEUES: u32 = 3;
 /// So small that files fill up.
@@ -139,6 +144,8 @@ struct World {
 #[derive(Debug, Default)]
 struct Tally {
     stops: u64,
+    /// Power cuts with each choice of the last writes that were not synced.
+    chosen: u64,
     lazy_lives: u64,
     segments_filled: u64,
     pages_rewritten: u64,
@@ -153,6 +160,7 @@ impl Tally {
     fn assert_complete(&self) {
         for (what, times) in [
             ("a stop", self.stops),
+            ("a choice of unsynced writes", self.chosen / 10),
             ("a life in the lazy flush mode", self.lazy_lives),
             ("a segment that is filled up", self.segments_filled),
             ("a partly filled page that is written again", self.pages_rewritten),
@@ -604,10 +612,33 @@ impl World {
                 // Chance is another for each place, so that the tails are torn in many ways.
                 world.random = StdRng::seed_from_u64(world.random.next_u64() ^ operation << 1 ^ stop as u64);
                 world.tally.borrow_mut().stops += 1;
+                if stop == Stop::PowerCut && matches!(phase, Phase::Life { .. }) {
+                    world.keep_each_choice();
+                }
                 world.go_on_after(stop);
             }
         }
         operations
+    }
+
+    /// The power is cut here, and of the last writes that were not synced each possible choice is there. Each recovers, is used and
+    /// judged.
+    fn keep_each_choice(&self) {
+        let last = self.disk.unsynced_max().min(CHOSEN_WRITES_MAX);
+        if last == 0 {
+            return;
+        }
+        for kept in 0..1 << last {
+            let mut world = self.fork();
+            world.tally.borrow_mut().chosen += 1;
+            world.disk.restart_keeping(kept, last, &mut world.random);
+            world.stop = Stop::PowerCut;
+            world.disk.never_stop();
+            world.go_through(Phase::Recovery).expect("nothing stops this machine");
+            let life = Phase::Life { is_async: false, steps: 4, finishes: true };
+            world.go_through(life).expect("nothing stops this machine");
+            world.recover_in_the_end(Stop::PowerCut);
+        }
     }
 
     /// Recovers after `stop`, with stops on the way, is used again, and is judged after a power cut.
