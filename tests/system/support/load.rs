@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, HashSet};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ringmq::client::{Client, OutMessage, Pull, Queue, TopicSpec};
+use ringmq::client::{Client, MessageView, OutMessage, Pull, Pulled, Queue, TopicSpec};
+use ringmq::remoting::code::response::PULL_NOT_FOUND;
 
 use super::await_until;
 use super::server::Server;
 
 /// Shortest body: sender, number and length.
 const BODY_BYTES_MIN: usize = 12;
+/// How long a reader's request is held while nothing comes.
+const READER_HOLD: Duration = Duration::from_secs(5);
 
 /// Who sent a message, and as which of its messages. Its body follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -113,6 +116,54 @@ fn send(mut client: Client, queues: &[Queue], sender: u32, amount: Amount) -> Ve
     acked
 }
 
+/// Consumers of all queues, one each, who read on as messages come until the server is gone.
+pub(crate) struct Readers {
+    queues: Vec<JoinHandle<Vec<(u64, Id)>>>,
+}
+
+impl Readers {
+    /// They begin where the ledger has read to.
+    pub(crate) fn start(namesrv: &str, ledger: &Ledger) -> Self {
+        let readers = ledger.topic.iter().zip(&ledger.queues).map(|(queue, known)| {
+            let (client, queue, from) = (Client::new(namesrv), queue.clone(), known.read_to);
+            std::thread::spawn(move || read_until_gone(client, &queue, from))
+        });
+        Self { queues: readers.collect() }
+    }
+
+    /// Waits for their end. What they saw must stay where they saw it, as if it were acknowledged. Returns how much that was.
+    pub(crate) fn enter_into(self, ledger: &mut Ledger) -> u64 {
+        let mut count = 0;
+        for (reader, known) in self.queues.into_iter().zip(&mut ledger.queues) {
+            let seen = reader.join().expect("a reader panicked");
+            count += seen.len() as u64;
+            for (offset, id) in seen {
+                let acked = known.expected.insert(offset, id);
+                assert!(
+                    acked.is_none_or(|acked| acked == id),
+                    "read at {offset}: {id:?}, acknowledged {acked:?}"
+                );
+            }
+        }
+        count
+    }
+}
+
+fn read_until_gone(mut client: Client, queue: &Queue, from: u64) -> Vec<(u64, Id)> {
+    let mut seen = Vec::new();
+    let mut next = from;
+    loop {
+        let hold = Some(READER_HOLD);
+        let pull = Pull { group: "watcher", offset: next, messages_max: 32, subscription: "*", hold };
+        let Ok(pulled) = client.pull(queue, &pull) else { return seen };
+        assert!(matches!(pulled.code, 0 | PULL_NOT_FOUND), "{queue:?} at {next}: {pulled:?}");
+        for id in ids(&pulled, queue, next) {
+            seen.push((next, id));
+            next += 1;
+        }
+    }
+}
+
 #[derive(Default)]
 struct QueueLedger {
     expected: BTreeMap<u64, Id>,
@@ -196,23 +247,27 @@ impl Ledger {
 /// The messages from `from` to the end of the queue, at offsets without a gap.
 fn read_from(mut client: Client, queue: &Queue, from: u64) -> Vec<Id> {
     let end = client.max_offset(queue).expect("ask for the end of the queue");
-    let mut ids = Vec::new();
+    let mut all = Vec::new();
     let mut next = from;
     while next < end {
         let pull = Pull { group: "reader", offset: next, messages_max: 32, subscription: "*", hold: None };
         let pulled = client.pull(queue, &pull).expect("pull");
         assert_eq!(pulled.code, 0, "{queue:?} at {next} of {end}: {pulled:?}");
-        for message in pulled.messages() {
-            let message = message.expect("a message that can be read");
-            assert_eq!(message.queue_offset, next, "{queue:?}: the offset that follows");
-            ids.push(
-                Id::of(message.body)
-                    .unwrap_or_else(|| panic!("{queue:?} at {next}: not a body that was sent")),
-            );
-            next += 1;
-        }
+        let found = ids(&pulled, queue, next);
+        next += found.len() as u64;
+        all.extend(found);
     }
-    ids
+    all
+}
+
+/// The messages of an answer, which begin at `next` and leave no gap.
+fn ids(pulled: &Pulled, queue: &Queue, next: u64) -> Vec<Id> {
+    let messages = pulled.messages().map(|message| message.expect("a message that can be read"));
+    let id = |(message, offset): (MessageView<'_>, u64)| {
+        assert_eq!(message.queue_offset, offset, "{queue:?}: the offset that follows");
+        Id::of(message.body).unwrap_or_else(|| panic!("{queue:?} at {offset}: not a body that was sent"))
+    };
+    messages.zip(next..).map(id).collect()
 }
 
 fn now_ms() -> i64 {
