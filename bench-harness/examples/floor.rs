@@ -1,5 +1,6 @@
 //! What this machine lets any broker do: the harness's own load against two servers that do nothing but read requests, write their bytes
-//! to the disk with one durable direct write per read (or not at all), and answer. No log, no queues, no pinned cores. A broker's
+//! to the disk with one durable direct write per read (or not at all), and answer: a thread per connection, no log, no queues, no pinned
+//! cores. A broker's
 //! percentiles and CPU under the same load are to be compared with these, not with those of a disk or a network alone.
 //!
 //! `cargo run --release -p bench-harness --example floor -- DIR [seconds per line] [messages per second]`
@@ -11,6 +12,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -44,14 +46,16 @@ fn main() {
     for writes in [false, true] {
         let files: Vec<_> = (0..BROKERS).map(|index| dir.join(format!("floor-{index}"))).collect();
         let brokers: Vec<_> = files.iter().map(|path| start(writes.then_some(path.as_path()))).collect();
-        for (load, pace, in_flight) in [
-            ("one sender", Pace::Closed, 1),
-            ("64 in flight", Pace::Closed, 64),
-            ("open loop", Pace::Open { messages_per_second: rate }, 4096),
+        for (load, connections, pace, in_flight) in [
+            ("one sender", 1, Pace::Closed, 1),
+            ("64 in flight", 1, Pace::Closed, 64),
+            ("64 on 8 conn.", 8, Pace::Closed, 64),
+            ("64 on 64 conn.", 64, Pace::Closed, 64),
+            ("open loop", 1, Pace::Open { messages_per_second: rate }, 4096),
         ] {
             let before = (CPU_NS.load(Ordering::Relaxed), ANSWERED.load(Ordering::Relaxed));
             let end = WARMUP + Duration::from_secs_f64(seconds);
-            let sent = Prepared::open(plan(&brokers, pace, in_flight, end))
+            let sent = Prepared::open(plan(&brokers, connections, pace, in_flight, end))
                 .and_then(|prepared| prepared.go(RunClock::starting_at(Instant::now())).join())
                 .expect("the servers answer");
             assert_eq!(sent.errors.total(), 0, "{:?}", sent.errors);
@@ -59,7 +63,7 @@ fn main() {
             let cpu_us = (CPU_NS.load(Ordering::Relaxed) - before.0) as f64 / 1000.0;
             let answered = ANSWERED.load(Ordering::Relaxed) - before.1;
             println!(
-                "{:<13} {:<12} {:>8.0} msg/s  CPU {:>5.2} s per million  p50 {:>6.0} us  p99 {:>7.0} us  p99.9 {:>7.0} us  max {:>7.0} us  {} late",
+                "{:<13} {:<14} {:>8.0} msg/s  CPU {:>5.2} s per million  p50 {:>6.0} us  p99 {:>7.0} us  p99.9 {:>7.0} us  max {:>7.0} us  {} late",
                 if writes { "durable write" } else { "no write" },
                 load,
                 found.count as f64 / seconds,
@@ -77,7 +81,7 @@ fn main() {
     }
 }
 
-fn plan(brokers: &[String], pace: Pace, in_flight: usize, end: Duration) -> LoadPlan {
+fn plan(brokers: &[String], connections: usize, pace: Pace, in_flight: usize, end: Duration) -> LoadPlan {
     let target = |(index, addr): (usize, &String)| BrokerTarget {
         name: format!("floor-{index}"),
         addr: addr.clone(),
@@ -86,7 +90,7 @@ fn plan(brokers: &[String], pace: Pace, in_flight: usize, end: Duration) -> Load
     LoadPlan {
         topic: "floor".to_owned(),
         brokers: brokers.iter().enumerate().map(target).collect(),
-        connections: 1,
+        connections,
         in_flight,
         threads: 1,
         batch: 1,
@@ -114,13 +118,14 @@ fn start(file: Option<&Path>) -> String {
         made.sync_all().expect("the disk is well");
         let flags = OFlags::DIRECT | OFlags::DSYNC;
         let flags = i32::try_from(flags.bits()).expect("flags of open(2) are an int");
-        OpenOptions::new().write(true).custom_flags(flags).open(path).expect("it was just made")
+        Arc::new(OpenOptions::new().write(true).custom_flags(flags).open(path).expect("it was just made"))
     });
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
     let addr = listener.local_addr().expect("it is bound").to_string();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            serve(stream, file.as_ref());
+            let file = file.clone();
+            std::thread::spawn(move || serve(stream, file.as_deref()));
         }
     });
     addr

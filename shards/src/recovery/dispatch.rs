@@ -4,7 +4,7 @@
 //! damage: who reads it finds no good record and goes on past it. That a message is missing is known
 //! - from the next message of its queue, whose offset is one too far;
 //! - when there is none, from the snapshot before, which knows how far the queue had come;
-//! - or from the damaged bytes, when they still look like the next message of a queue.
+//! - or, where neither explains a damaged stretch, from its bytes, when they still look like the next message of a queue.
 //!
 //! More messages than the damaged bytes can have held are never made up: a gap without damage refuses the start.
 
@@ -42,6 +42,7 @@ pub(super) struct Dispatch<'a, D: Disk> {
     batch: DerivedBatch,
     /// The last damaged stretch.
     damage: Option<DamagedRange>,
+    damaged_ranges: u64,
     /// How many more messages the damaged stretches can have held.
     losses_left: u64,
     lost_messages: u64,
@@ -72,6 +73,7 @@ impl<'a, D: Disk> Dispatch<'a, D> {
             queue_count,
             batch,
             damage: None,
+            damaged_ranges: 0,
             losses_left: 0,
             lost_messages: 0,
             resemblances: Vec::new(),
@@ -96,6 +98,7 @@ impl<'a, D: Disk> Dispatch<'a, D> {
     pub(super) fn damaged(&mut self, damage: &Damage<'_>) {
         let range = damage.range;
         self.damage = Some(range);
+        self.damaged_ranges += 1;
         self.losses_left += range.bytes() / RECORD_BYTES_MIN as u64;
         self.batch.covered.log_end = range.to;
         self.batch.covered.last_record = range.from;
@@ -217,17 +220,6 @@ impl<'a, D: Disk> Dispatch<'a, D> {
 
     /// Keeps the places of lost messages that no later one of their queue tells of.
     fn lose_last_messages(&mut self, before: &[QueuePosition]) -> Result<(), RecoveryError> {
-        for Resemblance { name, offset, entry } in std::mem::take(&mut self.resemblances) {
-            if let Some((queue, next)) = self.next(&name.topic, name.queue_id)
-                && next == offset
-                && self.losses_left > 0
-            {
-                self.batch.entries.push(QueuedEntry { queue, offset, entry });
-                self.losses_left -= 1;
-                self.lost_messages += 1;
-                self.set_next(&name.topic, name.queue_id, offset.plus(1));
-            }
-        }
         for position in before.iter().filter(|position| !position.is_deleted) {
             let QueuePosition { topic, queue_id, min, max, .. } = position;
             let (min, max) = (QueueOffset::new(*min), QueueOffset::new(*max));
@@ -239,6 +231,17 @@ impl<'a, D: Disk> Dispatch<'a, D> {
             let queue = known.map_or_else(|| self.add_queue(topic, *queue_id, next), |(queue, _)| queue);
             self.lose(queue, next, max)?;
             self.set_next(topic, *queue_id, max);
+        }
+        // What such a record says of itself may be wrong too: it counts only where nothing else tells what is missing.
+        for Resemblance { name, offset, entry } in std::mem::take(&mut self.resemblances) {
+            if let Some((queue, next)) = self.next(&name.topic, name.queue_id)
+                && next == offset
+                && self.lost_messages < self.damaged_ranges
+            {
+                self.batch.entries.push(QueuedEntry { queue, offset, entry });
+                self.lost_messages += 1;
+                self.set_next(&name.topic, name.queue_id, offset.plus(1));
+            }
         }
         Ok(())
     }

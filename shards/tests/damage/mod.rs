@@ -231,6 +231,22 @@ fn the_last_messages_of_queues_keep_their_places_when_they_are_lost() {
     });
 }
 
+/// The place in the other queue would be taken from a message to come.
+#[test]
+fn a_damaged_queue_id_takes_no_place_in_the_queue_that_it_names() {
+    on_a_core(|root| async move {
+        let filled = Filled::new(&root, 29, 500);
+        recover(&root);
+        // The last message of queue 0, offset 9, now says that it is of queue 2, which has offsets 0 to 8.
+        filled.log.overwrite(27, 12, &[0, 0, 0, 2]);
+        fs::remove_dir_all(root.join("consumequeue")).unwrap();
+        assert_eq!(recover(&root).report.lost_messages, 1);
+        let store = open(&root, MessageStoreConfig::default());
+        assert_eq!(ends(&store), [10, 10, 9]);
+        filled.assert_consumed(&store, &[27]).await;
+    });
+}
+
 #[test]
 fn a_torn_tail_behind_damage_is_still_cut() {
     on_a_core(|root| async move {
