@@ -1,7 +1,6 @@
 //! What this machine lets any broker do: the harness's own load against two servers that do nothing but read requests, write their bytes
 //! to the disk with one durable direct write per read (or not at all), and answer: a thread per connection, no log, no queues, no pinned
-//! cores. A broker's
-//! percentiles and CPU under the same load are to be compared with these, not with those of a disk or a network alone.
+//! cores. A broker's percentiles and CPU under the same load are to be compared with these, not with those of a disk or a network alone.
 //!
 //! `cargo run --release -p bench-harness --example floor -- DIR [seconds per line] [messages per second]`
 //!

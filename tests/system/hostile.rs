@@ -81,8 +81,8 @@ impl Witness {
 #[test]
 fn bad_peers_do_not_disturb_others() {
     let _guard = alone();
-    let seed = std::env::var("RINGMQ_SEED").map_or(7, |seed| seed.parse().expect("RINGMQ_SEED is a number"));
-    println!("RINGMQ_SEED={seed}");
+    let seed = std::env::var("SEED").map_or(7, |seed| seed.parse().expect("SEED is a number"));
+    println!("SEED={seed}");
     let mut server = Server::start(Settings::default());
     let ledger = Ledger::new(&server, "hostile", 1);
     let witness = Witness::start(&server, &ledger);

@@ -10,7 +10,7 @@ use crate::support::alone;
 use crate::support::load::{Amount, Ledger, Load, Readers};
 use crate::support::server::{Server, Settings};
 
-/// Unless RINGMQ_ROUNDS says otherwise.
+/// Unless the environment has another number in `ROUNDS`.
 const ROUNDS: u32 = 20;
 const SENDERS: u32 = 16;
 
@@ -21,8 +21,8 @@ fn what_was_acknowledged_or_read_survives_kills() {
         std::env::var(name)
             .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
     };
-    let (seed, rounds) = (number("RINGMQ_SEED", 20_261_122), number("RINGMQ_ROUNDS", ROUNDS.into()));
-    println!("RINGMQ_SEED={seed}");
+    let (seed, rounds) = (number("SEED", 20_261_122), number("ROUNDS", ROUNDS.into()));
+    println!("SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut server = Server::start(Settings::default());
     let mut ledger = Ledger::new(&server, "kill", 3);
