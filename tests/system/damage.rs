@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use ringmq::client::{OutMessage, Pull, Queue, TopicSpec};
+use ringmq::client::{OutMessage, Pull, Queue};
 
 use crate::support::server::{Server, Settings};
 use crate::support::{await_until, beside_others};
@@ -17,6 +17,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn body(number: u64) -> String {
     format!("message number {number:06} {}", "and what it says ".repeat(30))
+}
+
+/// Messages `0..count` over all queues of a new topic.
+fn send_all(server: &Server, count: u64) -> Vec<Queue> {
+    let queues = server.create_topic("bits", 2);
+    let mut client = server.client();
+    for (number, queue) in (0..count).zip(queues.iter().cycle()) {
+        let (key, text) = (format!("key-{number}"), body(number));
+        client.send(queue, "sender", &OutMessage::new(&key, text.as_bytes()), 0).expect("send");
+    }
+    queues
 }
 
 /// The log files of all shards.
@@ -78,18 +89,7 @@ fn clients_get_everything_but_the_messages_that_were_hit_and_the_node_says_so() 
     let _guard = beside_others();
     let settings = Settings::default();
     let mut server = Server::start(settings);
-    let mut client = server.client();
-    client.create_topic(TopicSpec { name: "bits", queues: 2 }).expect("create a topic");
-    await_until("routes of all shards", PATIENCE, || {
-        client.publish_route("bits").is_ok_and(|route| route.write_queues().len() == 4)
-    });
-    let queues = client.publish_route("bits").expect("a route").write_queues();
-    for number in 0..MESSAGES {
-        let key = format!("key-{number}");
-        let text = body(number);
-        let queue = &queues[usize::try_from(number).expect("small") % queues.len()];
-        client.send(queue, "sender", &OutMessage::new(&key, text.as_bytes()), 0).expect("send");
-    }
+    let queues = send_all(&server, MESSAGES);
     assert!(server.stop().success(), "SIGTERM");
 
     // Found by readers: a clean start scans nothing of it.
@@ -166,17 +166,7 @@ fn a_stopped_store_is_checked_shown_and_repaired() {
     let _guard = beside_others();
     let settings = Settings::default();
     let mut server = Server::start(settings);
-    let mut client = server.client();
-    client.create_topic(TopicSpec { name: "bits", queues: 2 }).expect("create a topic");
-    await_until("routes of all shards", PATIENCE, || {
-        client.publish_route("bits").is_ok_and(|route| route.write_queues().len() == 4)
-    });
-    let queues = client.publish_route("bits").expect("a route").write_queues();
-    for number in 0..40 {
-        let (key, text) = (format!("key-{number}"), body(number));
-        let queue = &queues[usize::try_from(number).expect("small") % queues.len()];
-        client.send(queue, "sender", &OutMessage::new(&key, text.as_bytes()), 0).expect("send");
-    }
+    let queues = send_all(&server, 40);
     for command in ["verify", "dump", "repair"] {
         let (code, _, error) = store(&server, &[command]);
         assert!(code == 1 && error.contains("in use by process"), "{command}: {code} {error}");

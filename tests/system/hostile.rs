@@ -12,9 +12,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use ringmq::client::{OutMessage, Pull};
 
-use crate::support::alone;
 use crate::support::load::Ledger;
 use crate::support::server::{Server, Settings};
+use crate::support::{alone, number_from_env};
 
 /// How long the server may take to react, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -81,7 +81,7 @@ impl Witness {
 #[test]
 fn bad_peers_do_not_disturb_others() {
     let _guard = alone();
-    let seed = std::env::var("SEED").map_or(7, |seed| seed.parse().expect("SEED is a number"));
+    let seed = number_from_env("SEED", 7);
     println!("SEED={seed}");
     let mut server = Server::start(Settings::default());
     let ledger = Ledger::new(&server, "hostile", 1);

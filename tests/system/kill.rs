@@ -6,9 +6,9 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::support::alone;
 use crate::support::load::{Amount, Ledger, Load, Readers};
 use crate::support::server::{Server, Settings};
+use crate::support::{alone, number_from_env};
 
 /// Unless the environment has another number in `ROUNDS`.
 const ROUNDS: u32 = 20;
@@ -17,16 +17,12 @@ const SENDERS: u32 = 16;
 #[test]
 fn what_was_acknowledged_or_read_survives_kills() {
     let _guard = alone();
-    let number = |name, default| {
-        std::env::var(name)
-            .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
-    };
-    let (seed, rounds) = (number("SEED", 20_261_122), number("ROUNDS", ROUNDS.into()));
+    let seed = number_from_env("SEED", 20_261_122);
     println!("SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut server = Server::start(Settings::default());
     let mut ledger = Ledger::new(&server, "kill", 3);
-    for round in 0..u32::try_from(rounds).expect("fewer than 2^32 rounds") {
+    for round in 0..number_from_env("ROUNDS", ROUNDS) {
         let amount = Amount {
             senders: SENDERS,
             first_sender: round * SENDERS,

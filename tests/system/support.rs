@@ -10,6 +10,7 @@ pub(crate) mod server;
 pub(crate) mod small_disk;
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,11 @@ pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
 /// A folder on the disk that the build is on: a temporary one of the system may be in memory, where there is no direct I/O.
 pub(crate) fn disk_dir() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// A number that the environment may set. Not with the prefix of the broker's own settings: it refuses those that it does not know.
+pub(crate) fn number_from_env<N: FromStr>(name: &str, default: N) -> N {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
 /// A file or folder of the source tree.

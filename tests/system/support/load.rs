@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ringmq::client::{Client, MessageView, OutMessage, Pull, Pulled, Queue, TopicSpec};
+use ringmq::client::{Client, MessageView, OutMessage, Pull, Pulled, Queue};
 use ringmq::remoting::code::response::PULL_NOT_FOUND;
 
-use super::await_until;
 use super::server::Server;
 
 /// Shortest body: sender, number and length.
@@ -183,13 +182,7 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// Creates the topic.
     pub(crate) fn new(server: &Server, topic: &str, queues: u32) -> Self {
-        let mut client = server.client();
-        client.create_topic(TopicSpec { name: topic, queues }).expect("create a topic");
-        let mut topic_queues = Vec::new();
-        await_until("a route of the topic", Duration::from_secs(30), || {
-            topic_queues = client.publish_route(topic).expect("ask for a route").write_queues();
-            topic_queues.len() == (queues * server.settings().shards) as usize
-        });
+        let topic_queues = server.create_topic(topic, queues);
         let queues = topic_queues.iter().map(|_| QueueLedger::default()).collect();
         Self { topic: topic_queues, queues, in_flight: HashSet::new(), seen: HashSet::new(), acknowledged: 0 }
     }

@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ringmq::client::Client;
+use ringmq::client::{Client, Queue, TopicSpec};
 use tempfile::TempDir;
 
-use super::disk_dir;
+use super::{await_until, disk_dir};
 
 /// How long a start or a stop may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -187,6 +187,18 @@ impl Server {
 
     pub(crate) fn client(&self) -> Client {
         Client::new(&self.namesrv()).with_timeout(PATIENCE)
+    }
+
+    /// Makes a topic with `queues` queues on each shard; all of them, when the name server lists them.
+    pub(crate) fn create_topic(&self, name: &str, queues: u32) -> Vec<Queue> {
+        let mut client = self.client();
+        client.create_topic(TopicSpec { name, queues }).expect("create a topic");
+        let mut listed = Vec::new();
+        await_until("a route of the topic", PATIENCE, || {
+            listed = client.publish_route(name).expect("ask for a route").write_queues();
+            listed.len() == (queues * self.settings.shards) as usize
+        });
+        listed
     }
 
     pub(crate) fn data(&self) -> PathBuf {

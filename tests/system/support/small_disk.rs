@@ -39,9 +39,8 @@ impl SmallDisk {
         self.dir.path().join("root")
     }
 
-    /// Takes all space that is left. Returns how much that was, bytes.
-    pub(crate) fn fill(&mut self) -> u64 {
-        let mut taken = 0;
+    /// Takes all space that is left.
+    pub(crate) fn fill(&mut self) {
         for step in STEPS {
             loop {
                 let filler = self.root().join(format!("filler-{}", self.fillers.len()));
@@ -49,10 +48,8 @@ impl SmallDisk {
                 if !allocate(&filler, step).expect("run fallocate") {
                     break;
                 }
-                taken += step;
             }
         }
-        taken
     }
 
     /// Gives it back.

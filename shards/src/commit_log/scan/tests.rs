@@ -23,6 +23,27 @@ struct Log {
     end: PhysicalOffset,
 }
 
+/// A record, placement fields still empty.
+fn encoded(body: &[u8]) -> BytesMut {
+    let host = "127.0.0.1:1".parse().unwrap();
+    let fields = RecordFields {
+        topic: "t",
+        queue_id: 0,
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp_ms: 1,
+        born_host: host,
+        store_host: host,
+        reconsume_times: 0,
+        prepared_transaction_offset: 0,
+        body,
+        properties: b"",
+    };
+    let mut record = BytesMut::new();
+    fields.encode(&mut record).unwrap();
+    record
+}
+
 impl Log {
     fn with_records(count: u64, body_bytes: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -39,23 +60,8 @@ impl Log {
     }
 
     fn append(&mut self, index: u64, body_bytes: usize) {
-        let body = vec![b'b'; body_bytes];
-        let host = "127.0.0.1:1".parse().unwrap();
-        let fields = RecordFields {
-            topic: "t",
-            queue_id: 0,
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp_ms: 1,
-            born_host: host,
-            store_host: host,
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: &body,
-            properties: b"",
-        };
-        let mut record = BytesMut::new();
-        let size = fields.encode(&mut record).unwrap();
+        let mut record = encoded(&vec![b'b'; body_bytes]);
+        let size = record.len();
         let rest = SEGMENT_BYTES - self.end.get() % SEGMENT_BYTES;
         if size as u64 + 8 > rest {
             let mut blank = u32::try_from(rest).unwrap().to_be_bytes().to_vec();
@@ -269,22 +275,7 @@ fn a_body_that_looks_like_records_is_no_place_to_go_on() {
     log.append(10, inner_size);
     let (outer_at, outer_size) = log.records[10];
     let body_at = outer_at.plus(88);
-    let mut fake = BytesMut::new();
-    let host = "127.0.0.1:1".parse().unwrap();
-    let fields = RecordFields {
-        topic: "t",
-        queue_id: 0,
-        flag: 0,
-        sys_flag: 0,
-        born_timestamp_ms: 1,
-        born_host: host,
-        store_host: host,
-        reconsume_times: 0,
-        prepared_transaction_offset: 0,
-        body: b"fake",
-        properties: b"",
-    };
-    fields.encode(&mut fake).unwrap();
+    let mut fake = encoded(b"fake");
     let placement =
         Placement { queue_offset: QueueOffset::new(10), physical_offset: body_at, store_timestamp_ms: 5 };
     place(&mut fake, &placement);
