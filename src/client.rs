@@ -13,6 +13,7 @@ mod route;
 
 use crate::remoting::field_text::FieldText;
 use std::collections::HashMap;
+use std::io;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -42,6 +43,14 @@ pub struct Client {
     namesrv: Vec<String>,
     connections: HashMap<String, Connection>,
     timeout: Duration,
+}
+
+/// A message that was sent and whose answer was not taken.
+#[derive(Debug)]
+pub struct SendUnderWay {
+    queue: Queue,
+    unique_key: String,
+    opaque: i32,
 }
 
 /// Where the broker stored a message.
@@ -139,15 +148,18 @@ impl Client {
         body: &[u8],
         timeout: Duration,
     ) -> Result<Answer, ClientError> {
-        if !self.connections.contains_key(addr) {
-            self.connections.insert(addr.to_owned(), Connection::open(addr, self.timeout)?);
-        }
-        let connection = self.connections.get_mut(addr).expect("inserted above when it was missing");
-        let answer = connection.call(code, ext, body, timeout);
+        let answer = self.connection(addr)?.call(code, ext, body, timeout);
         if answer.is_err() {
             self.connections.remove(addr);
         }
         answer
+    }
+
+    fn connection(&mut self, addr: &str) -> Result<&mut Connection, ClientError> {
+        if !self.connections.contains_key(addr) {
+            self.connections.insert(addr.to_owned(), Connection::open(addr, self.timeout)?);
+        }
+        Ok(self.connections.get_mut(addr).expect("inserted above when it was missing"))
     }
 
     /// Asks the name servers in turn; the first that answers at all decides.
@@ -273,33 +285,68 @@ impl Client {
         message: &OutMessage<'_>,
         born_timestamp_ms: i64,
     ) -> Result<SendReceipt, ClientError> {
+        let under_way = self.begin_send(queue, group, message, born_timestamp_ms)?;
+        self.finish_send(under_way)
+    }
+
+    /// Sends a message and does not wait for the answer. Messages to one queue that are under way at the same time are stored in their
+    /// order.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn begin_send(
+        &mut self,
+        queue: &Queue,
+        group: &str,
+        message: &OutMessage<'_>,
+        born_timestamp_ms: i64,
+    ) -> Result<SendUnderWay, ClientError> {
         let properties = message.encoded_properties();
-        let answer = self
-            .call(
-                &queue.addr,
-                request::SEND_MESSAGE_V2,
-                &[
-                    ("a", &group),
-                    ("b", &queue.topic),
-                    ("c", &AUTO_CREATE_TOPIC),
-                    ("d", &AUTO_CREATE_QUEUES),
-                    ("e", &queue.queue_id),
-                    ("f", &0),
-                    ("g", &born_timestamp_ms),
-                    ("h", &0),
-                    ("i", &properties),
-                    ("j", &0),
-                    ("k", &false),
-                    ("m", &false),
-                    ("n", &queue.broker_name),
-                ],
-                message.body,
-            )?
-            .stored("sending a message")?;
+        let ext: [(&str, &dyn FieldText); 13] = [
+            ("a", &group),
+            ("b", &queue.topic),
+            ("c", &AUTO_CREATE_TOPIC),
+            ("d", &AUTO_CREATE_QUEUES),
+            ("e", &queue.queue_id),
+            ("f", &0),
+            ("g", &born_timestamp_ms),
+            ("h", &0),
+            ("i", &properties),
+            ("j", &0),
+            ("k", &false),
+            ("m", &false),
+            ("n", &queue.broker_name),
+        ];
+        let timeout = self.timeout;
+        let begun =
+            self.connection(&queue.addr)?.begin(request::SEND_MESSAGE_V2, &ext, message.body, timeout);
+        if begun.is_err() {
+            self.connections.remove(&queue.addr);
+        }
+        let unique_key = message.unique_key.to_owned();
+        Ok(SendUnderWay { queue: queue.clone(), unique_key, opaque: begun? })
+    }
+
+    /// Waits for the answer to a message that was sent.
+    ///
+    /// # Errors
+    /// As [`Self::send`]; also when the connection was given up for another message.
+    pub fn finish_send(&mut self, under_way: SendUnderWay) -> Result<SendReceipt, ClientError> {
+        let SendUnderWay { queue, unique_key, opaque } = under_way;
+        let code = request::SEND_MESSAGE_V2;
+        let Some(connection) = self.connections.get_mut(&queue.addr) else {
+            let source = io::Error::new(io::ErrorKind::NotConnected, "the connection was given up");
+            return Err(ClientError::Broken { addr: queue.addr, code, source });
+        };
+        let answer = connection.finish(code, opaque, self.timeout);
+        if answer.is_err() {
+            self.connections.remove(&queue.addr);
+        }
+        let answer = answer?.stored("sending a message")?;
         Ok(SendReceipt {
-            unique_key: message.unique_key.to_owned(),
+            unique_key,
             offset_message_id: answer.field("msgId").unwrap_or_default(),
-            broker_name: queue.broker_name.clone(),
+            broker_name: queue.broker_name,
             queue_id: answer.number("queueId")?,
             queue_offset: answer.number("queueOffset")?,
             code: answer.code(),

@@ -1,5 +1,6 @@
-//! One TCP connection to a broker or name server: a request out, its answer in, by `opaque`.
+//! One TCP connection to a broker or name server: requests out, their answers in, by `opaque`.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -18,13 +19,15 @@ use crate::remoting::response::write_request;
 /// Bytes asked of the socket in one read.
 const READ_BYTES: usize = 64 * 1024;
 
-/// A connection on which one request is under way at a time.
+/// A connection on which requests are under way, each until its answer was taken.
 #[derive(Debug)]
 pub struct Connection {
     addr: String,
     stream: TcpStream,
     input: BytesMut,
     last_opaque: i32,
+    /// The requests whose answers were not taken, with those that came before they were asked for.
+    under_way: HashMap<i32, Option<Answer>>,
 }
 
 /// The answer to a request: its code is not yet judged.
@@ -53,6 +56,7 @@ impl Connection {
                         stream,
                         input: BytesMut::with_capacity(READ_BYTES),
                         last_opaque: 0,
+                        under_way: HashMap::new(),
                     });
                 }
                 Err(error) => last = error,
@@ -73,6 +77,21 @@ impl Connection {
         body: &[u8],
         timeout: Duration,
     ) -> Result<Answer, ClientError> {
+        let opaque = self.begin(code, ext, body, timeout)?;
+        self.finish(code, opaque, timeout)
+    }
+
+    /// Sends a request and does not wait for its answer, which [`Self::finish`] takes by the number that this returns.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub fn begin(
+        &mut self,
+        code: i32,
+        ext: &[(&str, &dyn FieldText)],
+        body: &[u8],
+        timeout: Duration,
+    ) -> Result<i32, ClientError> {
         self.last_opaque = self.last_opaque.wrapping_add(1) & i32::MAX;
         let opaque = self.last_opaque;
         let mut out = BytesMut::new();
@@ -81,17 +100,36 @@ impl Connection {
             .set_write_timeout(Some(timeout))
             .and_then(|()| self.stream.write_all(&out))
             .map_err(|source| self.broken(code, source))?;
+        self.under_way.insert(opaque, None);
+        Ok(opaque)
+    }
 
+    /// Waits for the answer to a request that was begun here, and keeps those to others.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    ///
+    /// # Panics
+    /// When no request of this number is under way.
+    pub fn finish(&mut self, code: i32, opaque: i32, timeout: Duration) -> Result<Answer, ClientError> {
+        if let Some(answer) = self.under_way.remove(&opaque).expect("a request that is under way") {
+            return Ok(answer);
+        }
         let deadline = Instant::now() + timeout;
         loop {
             let frame = self.next_frame(code, deadline, timeout)?;
-            let (is_answer, answer_code, remark) = {
+            let (answered, answer_code, remark) = {
                 let command = Request::decode(&frame).map_err(|error| self.not_remoting(&error))?;
                 let remark = command.remark.as_deref().unwrap_or_default().to_owned();
-                (command.is_response() && command.opaque == opaque, command.code, remark)
+                (command.is_response().then_some(command.opaque), command.code, remark)
             };
-            if is_answer {
-                return Ok(Answer { addr: self.addr.clone(), code: answer_code, remark, frame });
+            let Some(answered) = answered else { continue };
+            let answer = Answer { addr: self.addr.clone(), code: answer_code, remark, frame };
+            if answered == opaque {
+                return Ok(answer);
+            }
+            if let Some(other) = self.under_way.get_mut(&answered) {
+                *other = Some(answer);
             }
         }
     }

@@ -1,10 +1,10 @@
 //! Load with a memory: senders that note what was acknowledged, and a ledger that reads everything back.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ringmq::client::{Client, MessageView, OutMessage, Pull, Pulled, Queue};
+use ringmq::client::{Client, MessageView, OutMessage, Pull, Pulled, Queue, SendUnderWay};
 use ringmq::remoting::code::response::PULL_NOT_FOUND;
 
 use super::server::Server;
@@ -67,16 +67,29 @@ pub(crate) struct Amount {
     pub(crate) body_bytes: &'static [usize],
 }
 
-/// Senders at work, one message in flight each.
+/// Senders at work.
 pub(crate) struct Load {
-    senders: Vec<JoinHandle<Vec<Acked>>>,
+    senders: Vec<JoinHandle<Sent>>,
+}
+
+/// What a sender knows at its end.
+struct Sent {
+    acked: Vec<Acked>,
+    /// Sent, and not answered or refused.
+    in_flight: Vec<Id>,
 }
 
 impl Load {
+    /// One message in flight each.
     pub(crate) fn start(namesrv: &str, queues: &[Queue], amount: Amount) -> Self {
+        Self::start_with(namesrv, queues, amount, 1)
+    }
+
+    /// With so many messages of each sender in flight.
+    pub(crate) fn start_with(namesrv: &str, queues: &[Queue], amount: Amount, in_flight_max: usize) -> Self {
         let senders = (amount.first_sender..amount.first_sender + amount.senders).map(|sender| {
             let (client, queues) = (Client::new(namesrv), queues.to_vec());
-            std::thread::spawn(move || send(client, &queues, sender, amount))
+            std::thread::spawn(move || send(client, &queues, sender, amount, in_flight_max))
         });
         Self { senders: senders.collect() }
     }
@@ -84,11 +97,8 @@ impl Load {
     /// Waits for the senders and enters what they know.
     pub(crate) fn enter_into(self, ledger: &mut Ledger) {
         for sender in self.senders {
-            let acked = sender.join().expect("a sender panicked");
-            if let Some(last) = acked.last() {
-                let in_flight = Id { sender: last.id.sender, number: last.id.number + 1 };
-                ledger.in_flight.insert(in_flight);
-            }
+            let Sent { acked, in_flight } = sender.join().expect("a sender panicked");
+            ledger.in_flight.extend(in_flight);
             ledger.acknowledged += acked.len() as u64;
             for acked in acked {
                 let earlier = ledger.queues[acked.queue].expected.insert(acked.offset, acked.id);
@@ -98,21 +108,53 @@ impl Load {
     }
 }
 
-fn send(mut client: Client, queues: &[Queue], sender: u32, amount: Amount) -> Vec<Acked> {
-    let mut acked = Vec::new();
+fn send(mut client: Client, queues: &[Queue], sender: u32, amount: Amount, in_flight_max: usize) -> Sent {
+    let mut sent = Sent { acked: Vec::new(), in_flight: Vec::new() };
+    let mut window = VecDeque::new();
     for number in 0..amount.messages {
         let id = Id { sender, number };
         let size = amount.body_bytes[number as usize % amount.body_bytes.len()];
         let queue = (sender as usize + number as usize) % queues.len();
         let key = format!("{sender:016X}{number:016X}");
         let body = id.body(size);
-        match client.send(&queues[queue], "load", &OutMessage::new(&key, &body), now_ms()) {
-            Ok(receipt) => acked.push(Acked { id, queue, offset: receipt.queue_offset }),
-            // The server went away, or ends and says so.
-            Err(_) => break,
+        let begun = client.begin_send(&queues[queue], "load", &OutMessage::new(&key, &body), now_ms());
+        let has_failed = begun.is_err();
+        match begun {
+            Ok(under_way) => window.push_back((id, queue, under_way)),
+            // A part of it may have arrived, or all.
+            Err(_) => sent.in_flight.push(id),
+        }
+        let is_last = has_failed || number + 1 == amount.messages;
+        // The server went away, or ends and says so.
+        if !take_answers(&mut client, &mut window, if is_last { 0 } else { in_flight_max - 1 }, &mut sent)
+            || is_last
+        {
+            break;
         }
     }
-    acked
+    take_answers(&mut client, &mut window, 0, &mut sent);
+    sent
+}
+
+/// Takes answers, those to the oldest first, until at most `left` are in flight; whether all were good.
+fn take_answers(
+    client: &mut Client,
+    window: &mut VecDeque<(Id, usize, SendUnderWay)>,
+    left: usize,
+    sent: &mut Sent,
+) -> bool {
+    let mut are_good = true;
+    while window.len() > left {
+        let Some((id, queue, under_way)) = window.pop_front() else { break };
+        match client.finish_send(under_way) {
+            Ok(receipt) => sent.acked.push(Acked { id, queue, offset: receipt.queue_offset }),
+            Err(_) => {
+                sent.in_flight.push(id);
+                are_good = false;
+            }
+        }
+    }
+    are_good
 }
 
 /// Consumers of all queues, one each, who read on as messages come until the server is gone.
