@@ -136,6 +136,24 @@ fn no_file_names_a_folder_of_somebodys_machine() {
     assert_clean("paths", &wrong);
 }
 
+#[test]
+fn what_only_tests_may_do_is_in_no_program() {
+    let mut wrong = String::new();
+    for file in files_with(&["toml"]) {
+        let mut section = String::new();
+        for (index, line) in read(&file).lines().enumerate() {
+            if line.starts_with('[') {
+                section = line.to_owned();
+            }
+            let is_switched_on = line.contains("features") && line.contains("fault-injection");
+            if is_switched_on && section != "[dev-dependencies]" {
+                note(&mut wrong, &file, index, "switches on `fault-injection` for more than tests");
+            }
+        }
+    }
+    assert_clean("switches of tests", &wrong);
+}
+
 /// The checks above would see what they look for.
 #[test]
 fn the_checks_see_what_they_look_for() {

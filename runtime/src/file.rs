@@ -65,6 +65,13 @@ impl AsMut<[u8]> for WriteBuffer {
     }
 }
 
+impl WriteBuffer {
+    /// How much is written from it.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
 /// Zeros to be written again and again.
 #[derive(Clone, Debug)]
 pub struct ZeroBuffer {
@@ -76,6 +83,13 @@ pub struct ZeroBuffer {
 enum ZeroMemory {
     Ring(Rc<Memory>),
     Glommio(Rc<glommio::io::DmaBuffer>),
+}
+
+impl ZeroBuffer {
+    /// How much is written from it.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 impl File {

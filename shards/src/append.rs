@@ -32,7 +32,10 @@ pub struct Placement {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendRefusal {
     /// A write or flush failed before: the shard acknowledges nothing any more. Status SERVICE_NOT_AVAILABLE.
-    #[error("the CommitLog of this shard failed and takes no more messages: {reason}")]
+    #[error(
+        "the CommitLog of this shard failed and takes no more messages: {reason}; what it has is still read, what others have goes \
+         on: look after the disk, then restart the broker"
+    )]
     ShardFailed { reason: String },
     /// The next CommitLog file could not be made. Goes away by itself. Status SERVICE_NOT_AVAILABLE.
     #[error(

@@ -3,4 +3,5 @@
 pub mod block;
 pub mod cold_file;
 pub mod disk;
+mod fault;
 pub mod log_file;

@@ -20,6 +20,7 @@ pub mod dispatch;
 pub mod index_file;
 pub mod io;
 pub mod limits;
+pub mod log_failure;
 pub mod log_meter;
 pub mod log_shard;
 pub mod manifest;

@@ -26,6 +26,7 @@ use crate::io::block::BlockPool;
 use crate::io::disk::{Disk, StdDisk};
 use crate::io::log_file::{LogFile, UNFINISHED_SUFFIX, WriteKind, ZeroBuffer, sync_dir};
 use crate::limits::{FLUSH_BYTES_MAX, SEGMENT_BYTES_MIN, UNSYNCED_BYTES_MAX};
+use crate::log_failure;
 use crate::log_meter::{LogLoad, LogMeter};
 use crate::position::PhysicalOffset;
 use crate::segment::{segment_path, segment_start};
@@ -34,8 +35,8 @@ use runtime::task::{Signal, sleep, spawn, yield_now};
 
 /// How often the lazy flush mode syncs.
 const SYNC_INTERVAL: Duration = Duration::from_millis(500);
-/// How long to wait before the next try to make a segment on a full disk.
-const SEGMENT_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How long to wait before the next try on a full disk.
+const ROOM_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// While there is no hurry, prewriting rests this many times as long as it writes.
 const PREWRITE_REST: u32 = 4;
 
@@ -80,7 +81,7 @@ pub enum LogError {
 pub struct LogStatus {
     /// Set when a write failed: nothing is taken or acknowledged any more.
     pub failed: Option<String>,
-    /// Set while the next segment cannot be made.
+    /// Set while the next segment cannot be made, or a write finds no room.
     pub disk_full: Option<String>,
     pub placed_end: PhysicalOffset,
     pub confirm_offset: PhysicalOffset,
@@ -105,6 +106,8 @@ pub struct LogShard {
     durable_end: Cell<PhysicalOffset>,
     counters: RefCell<LogStatus>,
     meter: LogMeter,
+    /// Set while a write finds no room: what and where.
+    no_room: RefCell<Option<String>>,
     /// Set while a segment could not be made and it is too early to try again.
     segment_rests: Cell<bool>,
     stopping: Cell<bool>,
@@ -138,6 +141,7 @@ impl LogShard {
         remove_unfinished(&config.dir)?;
         sync_recovered(&config, &recovered).await?;
         set_marker(&config)?;
+        forget_failure(&config)?;
 
         let end = recovered.end;
         let mut files = BTreeMap::new();
@@ -157,6 +161,7 @@ impl LogShard {
             durable_end: Cell::new(end),
             counters: RefCell::default(),
             meter: LogMeter::new(),
+            no_room: RefCell::default(),
             segment_rests: Cell::new(false),
             stopping: Cell::new(false),
             ending: Cell::new(false),
@@ -201,7 +206,7 @@ impl LogShard {
         let failed = log.has_failed().then(|| log.closed().map(ToString::to_string)).flatten();
         LogStatus {
             failed,
-            disk_full: log.disk_full().map(ToString::to_string),
+            disk_full: log.disk_full().map(ToString::to_string).or_else(|| self.no_room.borrow().clone()),
             placed_end: log.placed_end(),
             confirm_offset: log.confirm_offset(),
             ..self.counters.borrow().clone()
@@ -266,14 +271,19 @@ impl LogShard {
             return;
         }
         let file = Rc::clone(&self.files.borrow()[&plan.segment]);
-        let mut buffer = file.buffer(plan.bytes);
-        self.log.borrow().fill(plan, buffer.as_mut());
-        assert!(!self.prewrite.borrow().is_in_the_way_of(plan), "zeros never cross a flush");
-        let started = Instant::now();
-        let written = file.write(buffer, plan.file_offset()).await;
-        let took = started.elapsed();
-        self.meter.flushed(started, took, plan.bytes);
-        self.count_flush(plan, took);
+        let written = loop {
+            let mut buffer = file.buffer(plan.bytes);
+            self.log.borrow().fill(plan, buffer.as_mut());
+            assert!(!self.prewrite.borrow().is_in_the_way_of(plan), "zeros never cross a flush");
+            let started = Instant::now();
+            let written = file.write(buffer, plan.file_offset()).await;
+            let took = started.elapsed();
+            self.meter.flushed(started, took, plan.bytes);
+            self.count_flush(plan, took);
+            if !self.may_find_room(&written, file.path()).await {
+                break written;
+            }
+        };
         match written {
             // While this was written the other file's sync may have failed: then nothing counts any more.
             Ok(()) if self.log.borrow().has_failed() => {}
@@ -284,6 +294,29 @@ impl LogShard {
                 }
             }
             Err(error) => self.fail("writing", file.path(), &error),
+        }
+    }
+
+    /// Whether a write that found no room is to be done again; waits before. Nothing of it was promised, and all of it is written anew at
+    /// its place: no error is believed to be over that could have taken bytes with it. A file of the log has its room from the
+    /// beginning, unless its file system cannot give it or takes some for copies.
+    async fn may_find_room(&self, written: &io::Result<()>, path: &Path) -> bool {
+        let is_full = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        };
+        match written {
+            Err(error) if is_full(error) && !self.stopping.get() && !self.log.borrow().has_failed() => {
+                let what = format!("no room to write {}: {error}; free some space", path.display());
+                if self.no_room.replace(Some(what)).is_none() {
+                    tracing::warn!(path = %path.display(), %error, "a write of the log is tried again every second");
+                }
+                sleep(ROOM_RETRY_INTERVAL).await;
+                !self.log.borrow().has_failed()
+            }
+            _ => {
+                self.no_room.take();
+                false
+            }
         }
     }
 
@@ -310,7 +343,8 @@ impl LogShard {
     fn fail(&self, action: &str, path: &Path, error: &io::Error) {
         let reason = format!("{action} {} failed: {error}", path.display());
         tracing::error!(%reason, "the CommitLog takes and acknowledges nothing any more; restart the broker when the disk is well");
-        self.log.borrow_mut().fail(reason);
+        self.log.borrow_mut().fail(reason.clone());
+        write_down_failure(&self.config, reason);
         self.flush_wake.raise();
         self.synced.raise();
     }
@@ -410,7 +444,7 @@ impl LogShard {
         self.segment_rests.set(true);
         let shard = Rc::clone(self);
         spawn(async move {
-            sleep(SEGMENT_RETRY_INTERVAL).await;
+            sleep(ROOM_RETRY_INTERVAL).await;
             shard.segment_rests.set(false);
             shard.prepare_wake.raise();
         });
@@ -420,11 +454,15 @@ impl LogShard {
         let started = Instant::now();
         let file = Rc::clone(&self.files.borrow()[&chunk.segment]);
         let offset = chunk.start.since(chunk.segment);
-        let written = if chunk.bytes == CHUNK_BYTES {
-            let zeros = zeros.get_or_insert_with(|| file.zero_buffer(CHUNK_BYTES));
-            file.write_zeros(zeros, offset).await
-        } else {
-            file.write_zeros(&file.zero_buffer(chunk.bytes), offset).await
+        let zeros = match chunk.bytes {
+            CHUNK_BYTES => zeros.get_or_insert_with(|| file.zero_buffer(CHUNK_BYTES)),
+            bytes => &mut file.zero_buffer(bytes),
+        };
+        let written = loop {
+            let written = file.write_zeros(zeros, offset).await;
+            if !self.may_find_room(&written, file.path()).await {
+                break written;
+            }
         };
         self.prewrite.borrow_mut().done();
         self.prewritten.raise();
@@ -500,8 +538,12 @@ impl LogShardConfig {
         }
     }
 
+    fn shard_dir(&self) -> &Path {
+        self.dir.parent().unwrap_or(Path::new("."))
+    }
+
     fn marker(&self) -> PathBuf {
-        self.dir.parent().unwrap_or(Path::new(".")).join(UNSYNCED_MARKER)
+        self.shard_dir().join(UNSYNCED_MARKER)
     }
 }
 
@@ -575,6 +617,28 @@ fn clear_marker(config: &LogShardConfig) -> io::Result<()> {
     }
     StdDisk.remove_file(&path)?;
     StdDisk.sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Off this core, which others need: the disk may be slow to refuse.
+fn write_down_failure(config: &LogShardConfig, reason: String) {
+    let dir = config.shard_dir().to_owned();
+    let write = move || {
+        if let Err(error) = log_failure::write(&StdDisk, &dir, &reason) {
+            tracing::warn!(%error, "that the log failed could not be written down for `ringmq check`");
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("log-failure".to_owned()).spawn(write) {
+        tracing::warn!(%error, "that the log failed could not be written down for `ringmq check`");
+    }
+}
+
+fn forget_failure(config: &LogShardConfig) -> Result<(), LogError> {
+    let dir = config.shard_dir();
+    let io_error = |source| LogError::Io { action: "write to", path: dir.to_owned(), source };
+    if let Some(reason) = log_failure::forget(&StdDisk, dir).map_err(io_error)? {
+        tracing::warn!(%reason, "the log failed in an earlier run; it is opened anew");
+    }
+    Ok(())
 }
 
 fn close_in_background(file: Rc<LogFile>) {

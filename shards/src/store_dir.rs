@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use crate::damage::KnownDamage;
 use crate::io::disk::StdDisk;
 use crate::limits::{SEGMENT_BYTES, SEGMENT_BYTES_MIN};
+use crate::log_failure;
 use crate::manifest::{Manifest, random_store_id};
 use crate::sealed_file::SealedFileError;
 
@@ -170,6 +171,8 @@ pub struct StoreLook {
     pub user: Option<String>,
     /// Damaged stretches of its logs that are known.
     pub damaged_ranges: u64,
+    /// Why logs take nothing any more, one text for each shard whose log failed.
+    pub failed_logs: Vec<String>,
 }
 
 /// Looks at the store at `root`; `None` when there is none. Changes nothing.
@@ -183,12 +186,13 @@ pub fn look(root: &Path) -> Result<Option<StoreLook>, StoreDirError> {
         .map_err(|source| StoreDirError::Manifest { path: root.to_owned(), source })?;
     let Some(Manifest { shards, segment_bytes, node, .. }) = found else { return Ok(None) };
     let user = user_of(root).map_err(failed)?;
-    let mut damaged_ranges = 0;
+    let (mut damaged_ranges, mut failed_logs) = (0, Vec::new());
     for index in 0..shards {
-        let known = KnownDamage::read(&StdDisk, &shard_dir(root, index)).map_err(failed)?;
-        damaged_ranges += known.ranges().len() as u64;
+        let dir = shard_dir(root, index);
+        damaged_ranges += KnownDamage::read(&StdDisk, &dir).map_err(failed)?.ranges().len() as u64;
+        failed_logs.extend(log_failure::read(&StdDisk, &dir).map_err(failed)?);
     }
-    Ok(Some(StoreLook { shards, segment_bytes, node, user, damaged_ranges }))
+    Ok(Some(StoreLook { shards, segment_bytes, node, user, damaged_ranges, failed_logs }))
 }
 
 /// Who holds the lock. Others may look at the same moment, hence a shared one; it is gone when this returns.

@@ -78,12 +78,6 @@ fn consume(server: &Server, queues: &[Queue]) -> BTreeSet<u64> {
     numbers
 }
 
-fn metric(server: &Server, name: &str) -> f64 {
-    let text = server.http_body("GET /metrics");
-    let of_name = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
-    of_name.map(|line| line.rsplit_once(' ').expect("a value").1.parse::<f64>().expect("a number")).sum()
-}
-
 #[test]
 fn clients_get_everything_but_the_messages_that_were_hit_and_the_node_says_so() {
     let _guard = beside_others();
@@ -99,8 +93,8 @@ fn clients_get_everything_but_the_messages_that_were_hit_and_the_node_says_so() 
     let expected =
         |lost: &BTreeSet<u64>| (0..MESSAGES).filter(|number| !lost.contains(number)).collect::<BTreeSet<_>>();
     assert_eq!(consume(&server, &queues), expected(&lost));
-    assert!((metric(&server, "ringmq_damaged_messages_skipped_total") - 3.0).abs() < 0.1);
-    assert!((metric(&server, "ringmq_damaged_ranges") - 3.0).abs() < 0.1);
+    assert!((server.metric("ringmq_damaged_messages_skipped_total") - 3.0).abs() < 0.1);
+    assert!((server.metric("ringmq_damaged_ranges") - 3.0).abs() < 0.1);
     await_until("the damage to be remembered", PATIENCE, || {
         logs(&server).iter().any(|log| log.ancestors().nth(2).expect("a shard").join("damaged").exists())
     });
@@ -115,7 +109,7 @@ fn clients_get_everything_but_the_messages_that_were_hit_and_the_node_says_so() 
     }
     server.start_again(settings);
     assert!(server.log_end().contains("the log is damaged"), "{}", server.log_end());
-    assert!((metric(&server, "ringmq_damaged_ranges") - 4.0).abs() < 0.1);
+    assert!((server.metric("ringmq_damaged_ranges") - 4.0).abs() < 0.1);
     assert_eq!(consume(&server, &queues), expected(&lost));
     for queue in &queues {
         assert_eq!(
@@ -130,22 +124,12 @@ fn clients_get_everything_but_the_messages_that_were_hit_and_the_node_says_so() 
     server.start_again(Settings { scrub_interval_s: 1, ..settings });
     damage(&server, 350);
     await_until("the background check to find it", PATIENCE, || {
-        (metric(&server, "ringmq_damaged_ranges") - 5.0).abs() < 0.1
+        (server.metric("ringmq_damaged_ranges") - 5.0).abs() < 0.1
     });
-    assert!(metric(&server, "ringmq_scrub_found_total") >= 1.0);
+    assert!(server.metric("ringmq_scrub_found_total") >= 1.0);
     await_until("the damage to be remembered", PATIENCE, || {
-        check(&server).contains("5 damaged places are known")
+        server.check().contains("5 damaged places are known")
     });
-}
-
-/// What `ringmq check` says beside the node.
-fn check(server: &Server) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_ringmq"))
-        .args(["check", "--data"])
-        .arg(server.data())
-        .output()
-        .expect("run ringmq check");
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Runs a command on the server's store; its exit code and what it printed.

@@ -5,6 +5,7 @@
 
 mod damage;
 mod denied;
+mod faults;
 mod full_disk;
 mod go_clients;
 mod hostile;

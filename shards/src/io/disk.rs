@@ -9,6 +9,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::io::fault::{self, Operation, Share};
+
 /// A place that holds files. What a method did survives a power cut only after the sync that its comment names.
 pub trait Disk: Send + Sync {
     type File: DiskFile;
@@ -181,7 +183,9 @@ impl Disk for StdDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        File::open(dir)?.sync_all()
+        let dir = File::open(dir)?;
+        fault::before_blocking(Operation::Sync, &dir, fault::Bytes::ALL)?;
+        dir.sync_all()
     }
 
     fn sync_files(&self, paths: &[PathBuf]) -> io::Result<()> {
@@ -231,6 +235,7 @@ impl DiskFile for File {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        fault::before_blocking(Operation::Read, self, fault::Bytes::at(offset, buffer.len()))?;
         let mut done = 0;
         while done < buffer.len() {
             match FileExt::read_at(self, &mut buffer[done..], offset + done as u64) {
@@ -244,10 +249,16 @@ impl DiskFile for File {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let share = fault::before_blocking(Operation::Write, self, fault::Bytes::at(offset, bytes.len()))?;
+        if share == Share::Half {
+            FileExt::write_all_at(self, &bytes[..bytes.len() / 2], offset)?;
+            return Err(io::ErrorKind::WriteZero.into());
+        }
         FileExt::write_all_at(self, bytes, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        fault::before_blocking(Operation::Sync, self, fault::Bytes::ALL)?;
         File::sync_data(self)
     }
 

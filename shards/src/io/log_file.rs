@@ -5,10 +5,15 @@ use std::path::{Path, PathBuf};
 
 use runtime::file::{Access, File, remove, rename};
 
+use crate::io::fault::{self, Operation, Share};
+
 pub use runtime::file::{WriteBuffer, WriteKind, ZeroBuffer, sync_dir};
 
 /// A file of the log has this ending while it is being made; the final name appears when it has its full size.
 pub const UNFINISHED_SUFFIX: &str = ".tmp";
+
+/// Whole pages are written.
+const PAGE_BYTES: usize = 4096;
 
 /// One open segment.
 #[derive(Debug)]
@@ -43,7 +48,9 @@ impl LogFile {
     }
 
     async fn finish(file: &File, unfinished: &Path, path: &Path, bytes: u64) -> io::Result<()> {
+        fault::before(Operation::Allocate, unfinished, fault::Bytes::ALL).await?;
         file.allocate(bytes).await?;
+        fault::before(Operation::Sync, unfinished, fault::Bytes::ALL).await?;
         file.sync().await?;
         rename(unfinished, path).await?;
         let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
@@ -69,7 +76,24 @@ impl LogFile {
     /// # Errors
     /// Also when the kernel wrote only a part. What the file then holds there is not known.
     pub async fn write(&self, buffer: WriteBuffer, offset: u64) -> io::Result<()> {
-        self.file.write(buffer, offset).await
+        let place = fault::Bytes::at(offset, buffer.bytes());
+        match fault::before(Operation::Write, &self.path, place).await? {
+            Share::All => self.file.write(buffer, offset).await,
+            Share::Half => self.write_half(buffer, offset).await,
+        }
+    }
+
+    /// What the kernel does when it writes only a part.
+    async fn write_half(&self, mut buffer: WriteBuffer, offset: u64) -> io::Result<()> {
+        let bytes = buffer.bytes();
+        let half = (bytes / 2).next_multiple_of(PAGE_BYTES).min(bytes - PAGE_BYTES);
+        if half > 0 {
+            let mut part = self.file.buffer(half);
+            part.as_mut().copy_from_slice(&buffer.as_mut()[..half]);
+            self.file.write(part, offset).await?;
+        }
+        let reason = format!("only {half} of {bytes} bytes were written");
+        Err(io::Error::new(io::ErrorKind::WriteZero, reason))
     }
 
     /// See [`File::write_zeros`].
@@ -77,6 +101,8 @@ impl LogFile {
     /// # Errors
     /// As [`Self::write`].
     pub async fn write_zeros(&self, buffer: &ZeroBuffer, offset: u64) -> io::Result<()> {
+        let place = fault::Bytes::at(offset, buffer.bytes());
+        fault::before(Operation::Zeros, &self.path, place).await?;
         self.file.write_zeros(buffer, offset).await
     }
 
@@ -85,6 +111,7 @@ impl LogFile {
     /// # Errors
     /// Final: a later success would not mean that the bytes are there.
     pub async fn sync(&self) -> io::Result<()> {
+        fault::before(Operation::Sync, &self.path, fault::Bytes::ALL).await?;
         self.file.sync().await
     }
 

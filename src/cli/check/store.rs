@@ -41,6 +41,7 @@ impl Look {
         let segment_bytes = self.store().map_or(config.segment_bytes, |store| store.segment_bytes);
         let mut findings = vec![self.usable()];
         findings.extend(self.store().map(|store| damage(&self.path, store.damaged_ranges)));
+        findings.extend(self.store().map(|store| failed_logs(&store.failed_logs)));
         findings.push(free_space(
             host::free_bytes(folder)?,
             self.store().is_some(),
@@ -83,6 +84,22 @@ fn damage(path: &Path, ranges: u64) -> Finding {
             ),
         ),
     }
+}
+
+/// Logs whose last write failed.
+fn failed_logs(reasons: &[String]) -> Finding {
+    match reasons {
+        [] => Finding::good("store logs", "none has failed"),
+        _ => Finding::missing(
+            "store logs",
+            format!("{} failed and takes no messages: {}", count_of_logs(reasons.len()), reasons.join("; ")),
+            "look after the disk, then restart the broker; what was acknowledged is there",
+        ),
+    }
+}
+
+fn count_of_logs(count: usize) -> String {
+    if count == 1 { "one".to_owned() } else { count.to_string() }
 }
 
 fn free_space(free_bytes: u64, exists: bool, shards: u32, segment_bytes: u64) -> Finding {
@@ -128,6 +145,18 @@ mod tests {
     fn known_damage_is_a_warning() {
         assert_eq!(damage(Path::new("data"), 0).verdict, Verdict::Good);
         assert_eq!(damage(Path::new("data"), 2).verdict, Verdict::Warning);
+    }
+
+    #[test]
+    fn a_log_that_failed_is_named_with_its_reason() {
+        assert_eq!(failed_logs(&[]).verdict, Verdict::Good);
+        let failed = failed_logs(&["writing shard-0/commitlog/0 failed".to_owned()]);
+        assert_eq!(failed.verdict, Verdict::Missing);
+        assert!(
+            failed.found.starts_with("one failed") && failed.found.contains("shard-0"),
+            "{}",
+            failed.found
+        );
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) segment_mib: u32,
     /// Time for one check of all that is stored; 0 for never.
     pub(crate) scrub_interval_s: u64,
+    /// Whether [`Server::set_disk_faults`] has an effect.
+    pub(crate) disk_faults: bool,
 }
 
 impl Default for Settings {
@@ -46,6 +48,7 @@ impl Default for Settings {
             flush: "sync",
             segment_mib: 16,
             scrub_interval_s: 0,
+            disk_faults: false,
         }
     }
 }
@@ -110,7 +113,11 @@ impl Server {
         writeln!(text, "scrub_interval_s = {}", settings.scrub_interval_s).expect("writing to a string");
         std::fs::write(&config, text).expect("write the configuration");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("open the log file");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_ringmq"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringmq"));
+        if settings.disk_faults {
+            command.env("DISK_FAULTS", self.disk_faults());
+        }
+        let mut process = command
             .arg("serve")
             .arg("--config")
             .arg(&config)
@@ -174,6 +181,23 @@ impl Server {
         body.to_owned()
     }
 
+    /// A metric, summed over its labels.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let text = self.http_body("GET /metrics");
+        let of_name = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+        of_name.map(|line| line.rsplit_once(' ').expect("a value").1.parse::<f64>().expect("a number")).sum()
+    }
+
+    /// What `ringmq check` says beside it.
+    pub(crate) fn check(&self) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_ringmq"))
+            .args(["check", "--data"])
+            .arg(self.data())
+            .output()
+            .expect("run ringmq check");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Addresses of the shards, joined by commas.
     pub(crate) fn brokers(&self) -> String {
         let addresses: Vec<_> = (0..self.settings.shards).map(|shard| self.broker(shard)).collect();
@@ -212,6 +236,19 @@ impl Server {
 
     pub(crate) fn settings(&self) -> Settings {
         self.settings
+    }
+
+    /// The file of what is wrong with the disk: see `shards/src/io/fault.rs`.
+    fn disk_faults(&self) -> PathBuf {
+        self.dir.path().join("disk-faults")
+    }
+
+    /// From its next look at the disk on, the server has these faults and no others, counted from now on.
+    pub(crate) fn set_disk_faults(&self, rules: &str) {
+        assert!(self.settings.disk_faults, "the server has none");
+        let beside = self.dir.path().join("disk-faults.new");
+        std::fs::write(&beside, rules).expect("write the faults");
+        std::fs::rename(&beside, self.disk_faults()).expect("put the faults in their place");
     }
 
     /// Memory that it has resident, bytes.

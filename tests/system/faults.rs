@@ -1,0 +1,172 @@
+//! A disk that refuses, stores a part, is full or slow, under the real program (`shards/src/io/fault.rs`): a log whose flush fails takes
+//! nothing any more and says so everywhere, the other shard goes on, and what was acknowledged is there after a restart. Needs a build
+//! with debug assertions.
+
+use std::time::{Duration, Instant};
+
+use ringmq::client::{Client, OutMessage, Queue};
+
+use crate::support::load::{Amount, Ledger, Load};
+use crate::support::server::{Server, Settings};
+use crate::support::{alone, await_until, beside_others};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const SENDERS: u32 = 8;
+
+/// Two shards on a disk that can be told to fail.
+fn settings() -> Settings {
+    Settings { disk_faults: true, ..Settings::default() }
+}
+
+/// More than there is time for, and not so much that a test in which nothing fails would fill the disk.
+fn plenty(first_sender: u32) -> Amount {
+    Amount { senders: SENDERS, first_sender, messages: 10_000, body_bytes: &[1024, 100, 20_000] }
+}
+
+/// The answer to one message to `queue`.
+fn send(client: &mut Client, queue: &Queue) -> Result<(), String> {
+    let sent = client.send(queue, "probe", &OutMessage::new("probe", b"probe"), 0);
+    sent.map(drop).map_err(|error| error.to_string())
+}
+
+fn is_set(metric: f64) -> bool {
+    metric > 0.5
+}
+
+/// The flush number `nth` of shard 0, all in its first file, ends in `effect`.
+fn a_failed_flush_is_final(settings: Settings, operation: &str, nth: &str, effect: &str) {
+    println!("{operation} {nth} {effect} with {settings:?}");
+    let mut server = Server::start(settings);
+    let mut ledger = Ledger::new(&server, "faults", 2);
+    let probes = Ledger::new(&server, "probes", 1).topic;
+    let of_shard = |shard: u32| {
+        let addr = server.broker(shard);
+        probes.iter().find(|queue| queue.addr == addr).expect("each shard has a queue").clone()
+    };
+    let (failing, well) = (of_shard(0), of_shard(1));
+    let load = Load::start_with(&server.namesrv(), &ledger.topic, plenty(0), 4);
+    server.set_disk_faults(&format!("shard-0/commitlog/00000000000000000000 {operation} {nth} {effect}"));
+    load.enter_into(&mut ledger);
+
+    // It stays so, although the disk is well again, and it says what there is to know.
+    let mut client = server.client();
+    let refusal = send(&mut client, &failing).expect_err("nothing is taken any more");
+    let errno = if effect == "EIO" { "(os error 5)" } else { "bytes were written" };
+    for part in ["shard-0/commitlog/", errno, "failed", "look after the disk, then restart"] {
+        assert!(refusal.contains(part), "`{part}` is missing: {refusal}");
+    }
+    for _ in 0..20 {
+        assert!(send(&mut client, &failing).is_err(), "a log that failed takes nothing");
+        send(&mut client, &well).expect("the other shard goes on");
+    }
+    assert!((server.metric("ringmq_core_log_failed") - 1.0).abs() < 0.1, "one log failed");
+    let health = server.http_body("GET /healthz");
+    assert!(health.contains("a write failed"), "{health}");
+    assert!(server.log_end().contains("takes and acknowledges nothing any more"), "{}", server.log_end());
+    await_until("the check to tell", PATIENCE, || {
+        let told = server.check();
+        told.contains("one failed and takes no messages") && told.contains("shard-0/commitlog/")
+    });
+    ledger.verify(&server);
+
+    server.kill();
+    server.set_disk_faults("");
+    server.start_again(settings);
+    ledger.verify(&server);
+    let load = Load::start(&server.namesrv(), &ledger.topic, Amount { messages: 20, ..plenty(SENDERS) });
+    let before = ledger.acknowledged;
+    load.enter_into(&mut ledger);
+    assert_eq!(ledger.acknowledged - before, u64::from(SENDERS * 20), "both shards take messages again");
+    ledger.rewind();
+    ledger.verify(&server);
+    assert!(server.check().contains("none has failed"), "{}", server.check());
+    println!("{} acknowledged, {} there", ledger.acknowledged, ledger.read());
+}
+
+#[test]
+fn a_flush_error_ends_the_log_of_its_shard_alone_and_loses_nothing_acknowledged() {
+    let _guard = alone();
+    a_failed_flush_is_final(settings(), "write", "1", "EIO");
+    a_failed_flush_is_final(settings().co_located(), "write", "40", "EIO");
+    a_failed_flush_is_final(settings().on_glommio(), "write", "17", "EIO");
+    a_failed_flush_is_final(Settings { flush: "async", ..settings() }, "sync", "1-", "EIO");
+    a_failed_flush_is_final(Settings { flush: "async", ..settings().on_glommio() }, "sync", "1-", "EIO");
+}
+
+#[test]
+fn a_write_that_stored_a_part_ends_the_log_of_its_shard() {
+    let _guard = alone();
+    a_failed_flush_is_final(settings(), "write", "23", "short");
+    a_failed_flush_is_final(settings().co_located().on_glommio(), "write", "5", "short");
+}
+
+#[test]
+fn a_write_that_finds_no_room_is_done_again_and_nobody_is_refused() {
+    let _guard = alone();
+    let mut server = Server::start(settings());
+    let mut ledger = Ledger::new(&server, "room", 2);
+    let amount = Amount { messages: 200, ..plenty(0) };
+    let load = Load::start_with(&server.namesrv(), &ledger.topic, amount, 4);
+    server.set_disk_faults("shard-0/commitlog write 5-6 ENOSPC\nshard-1/commitlog zeros 1-2 ENOSPC");
+    await_until("the full disk to be told", PATIENCE, || is_set(server.metric("ringmq_core_log_disk_full")));
+    load.enter_into(&mut ledger);
+    assert_eq!(ledger.acknowledged, u64::from(SENDERS * 200));
+    await_until("the disk to have room", PATIENCE, || !is_set(server.metric("ringmq_core_log_disk_full")));
+    assert!(!is_set(server.metric("ringmq_core_log_failed")));
+    assert!(server.log_end().contains("tried again every second"), "{}", server.log_end());
+    ledger.verify(&server);
+    server.kill();
+    server.start_again(settings());
+    ledger.rewind();
+    ledger.verify(&server);
+}
+
+#[test]
+fn a_full_disk_at_the_next_file_of_the_log_is_over_by_itself() {
+    let _guard = alone();
+    let mut server = Server::start(settings());
+    let mut ledger = Ledger::new(&server, "room", 2);
+    server.set_disk_faults("commitlog allocate 1- ENOSPC");
+    // Until no file has room.
+    let load = Load::start(&server.namesrv(), &ledger.topic, plenty(0));
+    load.enter_into(&mut ledger);
+    let mut client = server.client();
+    let probes = Ledger::new(&server, "probes", 1).topic;
+    let mut refusal = String::new();
+    await_until("a refusal", PATIENCE, || {
+        let large = OutMessage::new("large", &[b'x'; 60_000]);
+        let refused = probes.iter().find_map(|queue| client.send(queue, "probe", &large, 0).err());
+        refused.map(|error| refusal = error.to_string()).is_some()
+    });
+    assert!(refusal.contains("free") && refusal.contains("commitlog"), "it says what is missing: {refusal}");
+    server.set_disk_faults("");
+    await_until("sends that are acknowledged", PATIENCE, || {
+        probes.iter().all(|queue| send(&mut client, queue).is_ok())
+    });
+    ledger.verify(&server);
+    assert!(server.is_running());
+}
+
+#[test]
+fn a_slow_flush_delays_its_messages_and_loses_none() {
+    let _guard = beside_others();
+    let mut server = Server::start(settings());
+    let mut ledger = Ledger::new(&server, "slow", 2);
+    server.set_disk_faults("shard-0/commitlog write 2- 300ms");
+    let began = Instant::now();
+    let amount = Amount { messages: 8, ..plenty(0) };
+    Load::start(&server.namesrv(), &ledger.topic, amount).enter_into(&mut ledger);
+    assert_eq!(ledger.acknowledged, u64::from(SENDERS * 8), "nothing is refused");
+    assert!(began.elapsed() > Duration::from_millis(900), "each waited for its flush: {:?}", began.elapsed());
+    ledger.verify(&server);
+    let load = Load::start(&server.namesrv(), &ledger.topic, plenty(SENDERS));
+    await_until("messages under way", PATIENCE, || {
+        server.metric("rocketmq_storage_flush_behind_bytes") > 0.0
+    });
+    server.kill();
+    load.enter_into(&mut ledger);
+    server.set_disk_faults("");
+    server.start_again(settings());
+    ledger.rewind();
+    ledger.verify(&server);
+}
