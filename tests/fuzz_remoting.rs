@@ -1,20 +1,20 @@
 //! Seeded fuzzing of everything that reads what a peer sends: frames, headers, bodies, and the name server behind them.
 //!
-//! Every target is one row of [`TARGETS`]; a round is one seed. No round may panic, nor use memory beyond its bound. A failure
-//! prints target and seed; `RINGMQ_FUZZ_SEED=n` runs that seed alone, `RINGMQ_FUZZ_ROUNDS=n` more of them. One target, the
-//! canary, fails on purpose: were it to pass, the harness would see nothing.
+//! Every target is one row of [`TARGETS`], driven by [`fuzzing`]. No round may panic, nor use memory beyond its bound.
 
+mod fuzzing;
 mod golden;
+
+use fuzzing::{ROUNDS, Target, assert_the_canary_is_seen_to_fail, mutate, run_all, text};
 
 use ringmq::remoting::field_text::FieldText;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use bytes::BytesMut;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use rand::{Rng, RngCore, SeedableRng};
+use rand::{Rng, RngCore};
 use ringmq::namesrv::{NameServer, NameServerCell, processor};
 use ringmq::remoting::body::heartbeat::HeartbeatData;
 use ringmq::remoting::body::queue::{LockBatchRequestBody, MessageQueue};
@@ -36,14 +36,6 @@ use ringmq::remoting::response::{ReplyTo, write_request, write_response_head};
 use ringmq::transport::{Connection, ConnectionId};
 use shards::limits::HEADER_FIELDS_MAX;
 
-/// Rounds per target in an ordinary run.
-const ROUNDS: u64 = 1_000;
-
-struct Target {
-    name: &'static str,
-    round: fn(&mut StdRng),
-}
-
 const TARGETS: [Target; 7] = [
     Target { name: "random_bytes", round: random_bytes },
     Target { name: "mutated_golden_frames", round: mutated_golden_frames },
@@ -54,45 +46,14 @@ const TARGETS: [Target; 7] = [
     Target { name: "name_server", round: name_server },
 ];
 
-/// Fails in about one round of a hundred.
-const CANARY: Target =
-    Target { name: "canary", round: |random| assert!(random.random_range(0..100) != 42, "the canary sings") };
-
-/// Runs a target's rounds; the first seed that fails, with its message.
-fn run(target: &Target, rounds: u64) -> Result<(), (u64, String)> {
-    let only: Option<u64> =
-        std::env::var("RINGMQ_FUZZ_SEED").ok().map(|seed| seed.parse().expect("a number"));
-    let seeds = only.map_or(0..rounds, |seed| seed..seed + 1);
-    for seed in seeds {
-        let round = || (target.round)(&mut StdRng::seed_from_u64(seed));
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(round)) {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            return Err((seed, text.unwrap_or_default()));
-        }
-    }
-    Ok(())
-}
-
-fn rounds() -> u64 {
-    std::env::var("RINGMQ_FUZZ_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().expect("a number"))
-}
-
 #[test]
 fn no_input_panics_or_takes_more_memory_than_it_may() {
-    for target in &TARGETS {
-        if let Err((seed, text)) = run(target, rounds()) {
-            panic!("{} failed with seed {seed}: {text}", target.name);
-        }
-    }
+    run_all(&TARGETS, ROUNDS);
 }
 
 #[test]
 fn the_canary_is_seen_to_fail() {
-    let (seed, text) = run(&CANARY, ROUNDS).expect_err("the canary must fail");
-    assert_eq!(text, "the canary sings");
-    let again = catch_unwind(|| (CANARY.round)(&mut StdRng::seed_from_u64(seed)));
-    assert!(again.is_err(), "a seed gives the same round again");
+    assert_the_canary_is_seen_to_fail();
 }
 
 // ---- what is done with bytes --------------------------------------------------------------------------------------------
@@ -224,43 +185,6 @@ fn mutated_golden_bodies(random: &mut StdRng) {
     read_body(&body, false);
 }
 
-/// A few changes of the kinds that break decoders.
-fn mutate(random: &mut StdRng, bytes: &mut Vec<u8>) {
-    const JSON: [&[u8]; 12] = [
-        b"{",
-        b"}",
-        b"[",
-        b"]",
-        b"\"",
-        b"\\",
-        b":",
-        b",",
-        b"null",
-        b"-1",
-        b"{{\"a\":1}:2}",
-        b"99999999999999999999",
-    ];
-    for _ in 0..random.random_range(0..6) {
-        let at = random.random_range(0..=bytes.len());
-        let end = random.random_range(at..=bytes.len().min(at + 16));
-        match random.random_range(0..6) {
-            0 => bytes.truncate(at),
-            1 => drop(bytes.drain(at..end)),
-            2 => drop(bytes.splice(at..at, JSON.choose(random).expect("not empty").iter().copied())),
-            3 => drop(bytes.splice(at..end, random.next_u64().to_le_bytes())),
-            4 => {
-                let again = bytes[at..end].to_vec();
-                drop(bytes.splice(at..at, again));
-            }
-            _ => {
-                if let Some(byte) = bytes.get_mut(at) {
-                    *byte ^= 1 << random.random_range(0..8);
-                }
-            }
-        }
-    }
-}
-
 fn header_bombs(random: &mut StdRng) {
     let count = random.random_range(1..4_000);
     let header = match random.random_range(0..7) {
@@ -291,12 +215,6 @@ fn header_bombs(random: &mut StdRng) {
 
 fn fields(count: usize) -> String {
     (0..count).map(|n| format!("\"k{n}\":{n}")).collect::<Vec<_>>().join(",")
-}
-
-fn text(random: &mut StdRng, length_max: usize) -> String {
-    const CHARACTERS: [char; 16] =
-        ['a', 'Z', '0', ' ', '"', '\\', '\n', '\u{0}', '\u{1}', '\u{2}', '\u{7f}', 'é', '消', '😀', '{', '}'];
-    (0..random.random_range(0..=length_max)).map(|_| *CHARACTERS.choose(random).expect("not empty")).collect()
 }
 
 fn commands_round_trip(random: &mut StdRng) {

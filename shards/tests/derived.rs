@@ -3,6 +3,7 @@
 
 mod damage;
 mod fixture;
+mod fuzz;
 mod plain_record;
 
 use std::cell::Cell;

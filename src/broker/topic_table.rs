@@ -45,6 +45,29 @@ pub enum TopicError {
     TooManyTopics { topic: String },
 }
 
+/// Reads a `topics.json`.
+///
+/// # Errors
+/// A file that is not in RocketMQ's form, or has a topic that no broker makes.
+pub fn read_file(file: &[u8]) -> Result<TopicConfigTable, HeaderError> {
+    let table: TopicConfigTable = fastjson::read("topics.json", file)?;
+    match table.topic_config_table.iter().find_map(|(name, config)| unmakeable(name, config)) {
+        Some(reason) => Err(HeaderError::Body { what: "topics.json", bytes: file.len(), reason }),
+        None => Ok(table),
+    }
+}
+
+/// Why no broker has made a topic: of so many queues memory would run out, of such a name there is no folder. Names that only newer
+/// brokers refuse are taken.
+fn unmakeable(name: &str, config: &TopicConfig) -> Option<String> {
+    let queues = config.read_queue_nums.max(config.write_queue_nums);
+    if queues > QUEUES_PER_TOPIC_MAX {
+        return Some(format!("the topic {name:?} has {queues} queues, the most is {QUEUES_PER_TOPIC_MAX}"));
+    }
+    let is_folder_name = !matches!(name, "" | "." | "..") && !name.contains(['/', '\0']);
+    (!is_folder_name).then(|| format!("no folder can be named for the topic {name:?}"))
+}
+
 /// All topics of a broker by name.
 #[derive(Debug)]
 pub struct TopicTable {
@@ -90,9 +113,9 @@ impl TopicTable {
     /// Adds the topics of a `topics.json`; what it says of system topics counts, too.
     ///
     /// # Errors
-    /// A file that is not in RocketMQ's form.
+    /// As [`read_file`].
     pub fn load(&mut self, file: &[u8]) -> Result<(), HeaderError> {
-        let file: TopicConfigTable = fastjson::read("topics.json", file)?;
+        let file = read_file(file)?;
         for (name, mut config) in file.topic_config_table {
             config.topic_name = name;
             self.insert(config);
@@ -342,6 +365,19 @@ mod tests {
         assert_eq!(after.get("Orders"), before.get("Orders"));
         assert_eq!(after.data_version(), before.data_version());
         assert_eq!(after.iter().count(), before.iter().count());
+    }
+
+    /// A digit too many in a file made a tool's question for the topic take gigabytes.
+    #[test]
+    fn a_topic_that_no_broker_makes_is_refused() {
+        for (name, queues) in [("Orders", 65_537), ("a/b", 4), ("", 4), ("..", 4)] {
+            let file = fastjson::write(&TopicConfigTable {
+                topic_config_table: [(name.to_owned(), TopicConfig::new(name, queues))].into(),
+                ..TopicConfigTable::default()
+            });
+            let error = read_file(&file).unwrap_err().to_string();
+            assert!(error.contains("topics.json") && error.contains(&format!("{name:?}")), "{error}");
+        }
     }
 
     #[test]

@@ -180,7 +180,7 @@ fn registered_filter(subscription: &SubscriptionData) -> TagFilter {
 }
 
 /// Reads `a || b`; `None` when there are only separators, or too many tags.
-fn tag_filter(expression: &str) -> Option<TagFilter> {
+pub fn tag_filter(expression: &str) -> Option<TagFilter> {
     if expression.is_empty() || expression == "*" {
         return Some(TagFilter::All);
     }

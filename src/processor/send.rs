@@ -5,8 +5,8 @@
 //! once, straight into the batch for the log core. Only a send that has to make its topic first waits; it is served again, from
 //! its frame, when the topic is durable.
 
-pub(super) mod batch;
-mod stored_properties;
+pub mod batch;
+pub mod stored_properties;
 
 use std::net::SocketAddr;
 use std::rc::Rc;

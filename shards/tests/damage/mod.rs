@@ -74,15 +74,15 @@ async fn consume(store: &MessageStore, topic: &str, queue_id: u32) -> BTreeMap<u
 }
 
 /// Messages `0..count` of the topic `orders`, over all queues, and where they are: by queue and offset.
-struct Filled {
-    log: Log,
-    records: BTreeMap<(u32, u64), Bytes>,
+pub(crate) struct Filled {
+    pub(crate) log: Log,
+    pub(crate) records: BTreeMap<(u32, u64), Bytes>,
     /// The same in the order in which they were appended.
-    order: Vec<(u32, u64)>,
+    pub(crate) order: Vec<(u32, u64)>,
 }
 
 impl Filled {
-    fn new(root: &Path, count: u64, body_bytes: usize) -> Self {
+    pub(crate) fn new(root: &Path, count: u64, body_bytes: usize) -> Self {
         let mut filled = Self { log: Log::new(root), records: BTreeMap::new(), order: Vec::new() };
         for _ in 0..count {
             filled.append(body_bytes);
@@ -107,7 +107,7 @@ impl Filled {
         of_queue.map(|((_, offset), record)| (*offset, record.clone())).collect()
     }
 
-    async fn assert_consumed(&self, store: &MessageStore, lost: &[usize]) {
+    pub(crate) async fn assert_consumed(&self, store: &MessageStore, lost: &[usize]) {
         for queue_id in 0..QUEUES {
             let read = consume(store, "orders", queue_id).await;
             let expected = self.expected(queue_id, lost);
@@ -329,9 +329,9 @@ fn files(root: &Path) -> Vec<PathBuf> {
 }
 
 /// What the files of a shard hold. Behind it there is nothing that could be damaged.
-type Contents = Vec<(PathBuf, Vec<u8>)>;
+pub(crate) type Contents = Vec<(PathBuf, Vec<u8>)>;
 
-fn contents(root: &Path) -> Contents {
+pub(crate) fn contents(root: &Path) -> Contents {
     let used = |path: PathBuf| {
         let mut bytes = fs::read(&path).unwrap();
         bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
@@ -341,7 +341,7 @@ fn contents(root: &Path) -> Contents {
 }
 
 /// Makes everything as it was.
-fn restore(root: &Path, before: &Contents) {
+pub(crate) fn restore(root: &Path, before: &Contents) {
     for (path, bytes) in before {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let file = fs::File::options().write(true).create(true).truncate(false).open(path).unwrap();

@@ -10,7 +10,7 @@ use shards::verify::{Finding, Part};
 
 use crate::broker::consumer_offset::ConsumerOffsetTable;
 use crate::broker::delay_offset;
-use crate::remoting::body::registration::TopicConfigTable;
+use crate::broker::topic_table;
 use crate::remoting::fastjson;
 
 const NAMES: [&str; 4] = ["topics.json", "subscriptionGroup.json", "consumerOffset.json", "delayOffset.json"];
@@ -106,9 +106,7 @@ fn try_to_use(path: &Path, contents: &[u8]) -> Result<(), String> {
             ConsumerOffsetTable::default().load(contents).map_err(|error| error.to_string())
         }
         "delayOffset.json" => delay_offset::from_file(contents).map(drop).map_err(|error| error.to_string()),
-        "topics.json" => fastjson::read::<TopicConfigTable>("topics.json", contents)
-            .map(drop)
-            .map_err(|error| error.to_string()),
+        "topics.json" => topic_table::read_file(contents).map(drop).map_err(|error| error.to_string()),
         _ => fastjson::read::<Value>("configuration", contents).map(drop).map_err(|error| error.to_string()),
     }
 }

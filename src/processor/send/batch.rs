@@ -9,16 +9,16 @@ const HEAD_BYTES: usize = 20;
 
 /// One message of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BatchMessage<'b> {
-    pub(super) flag: i32,
-    pub(super) body: &'b [u8],
+pub struct BatchMessage<'b> {
+    pub flag: i32,
+    pub body: &'b [u8],
     /// Encoded; the last separator may be missing.
-    pub(super) properties: &'b [u8],
+    pub properties: &'b [u8],
 }
 
 /// Why a body is not a batch. Answered with MESSAGE_ILLEGAL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BatchError {
+pub enum BatchError {
     #[error("the batch holds no message")]
     Empty,
     #[error("the batch holds more than {BATCH_MESSAGES_MAX} messages")]
@@ -32,7 +32,10 @@ pub(super) enum BatchError {
 }
 
 /// Judges the whole of `body`; then every message in it can be read by [`messages`]. Returns how many there are.
-pub(super) fn judge(body: &[u8]) -> Result<usize, BatchError> {
+///
+/// # Errors
+/// What is wrong with the first message that cannot be read.
+pub fn judge(body: &[u8]) -> Result<usize, BatchError> {
     let mut messages = Messages { rest: body, index: 0 };
     while let Some(message) = messages.read()? {
         // The CRC property takes 20 bytes, and a missing separator one, of what is allowed.
@@ -48,7 +51,10 @@ pub(super) fn judge(body: &[u8]) -> Result<usize, BatchError> {
 }
 
 /// The messages of a body that [`judge`] accepted.
-pub(super) fn messages(body: &[u8]) -> impl Iterator<Item = BatchMessage<'_>> {
+///
+/// # Panics
+/// When it did not.
+pub fn messages(body: &[u8]) -> impl Iterator<Item = BatchMessage<'_>> {
     let mut messages = Messages { rest: body, index: 0 };
     std::iter::from_fn(move || messages.read().expect("the body was judged before"))
 }

@@ -9,23 +9,23 @@ const POP_CK: &str = "POP_CK";
 
 /// What a producer's properties say that matters to the broker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Wishes<'p> {
+pub struct Wishes<'p> {
     /// The client's own id of the message.
-    pub(super) unique_key: Option<&'p str>,
-    pub(super) delay_level: Option<&'p str>,
-    pub(super) is_transaction: bool,
+    pub unique_key: Option<&'p str>,
+    pub delay_level: Option<&'p str>,
+    pub is_transaction: bool,
     /// It is one of those that are kept in order by a key.
-    pub(super) is_ordered: bool,
+    pub is_ordered: bool,
     /// It asks for a time of delivery in place of a level.
-    pub(super) is_timer: bool,
+    pub is_timer: bool,
     /// It says that it holds several messages.
-    pub(super) is_inner_batch: bool,
+    pub is_inner_batch: bool,
     /// Something in it is no pair, or only brokers may set it.
     is_to_be_cleaned: bool,
 }
 
 impl<'p> Wishes<'p> {
-    pub(super) fn read(sent: &'p str) -> Self {
+    pub fn read(sent: &'p str) -> Self {
         let mut wishes = Self::default();
         let mut pairs_bytes = 0;
         for (name, value) in Properties::of_text(sent) {
@@ -45,26 +45,28 @@ impl<'p> Wishes<'p> {
                 _ => {}
             }
         }
-        wishes.is_to_be_cleaned |= pairs_bytes != sent.len();
+        // A separator too many could make up for the last one that is missing.
+        let is_closed = sent.is_empty() || sent.as_bytes().last() == Some(&PROPERTY_SEPARATOR);
+        wishes.is_to_be_cleaned |= !is_closed || pairs_bytes != sent.len();
         wishes
     }
 }
 
 /// What the broker stores besides what was sent.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Additions<'a> {
-    pub(super) region: &'a str,
-    pub(super) cluster: &'a str,
+pub struct Additions<'a> {
+    pub region: &'a str,
+    pub cluster: &'a str,
     /// Set when the producer sent none.
-    pub(super) unique_key: Option<&'a str>,
+    pub unique_key: Option<&'a str>,
     /// Where a delayed message goes in the end.
-    pub(super) real_place: Option<(&'a str, u32)>,
+    pub real_place: Option<(&'a str, u32)>,
     /// Replaces the level that was sent.
-    pub(super) delay_level: Option<i32>,
+    pub delay_level: Option<i32>,
 }
 
 /// Makes `out` the properties to store for those that were `sent` and whose `wishes` were read.
-pub(super) fn encode(out: &mut Vec<u8>, sent: &str, wishes: &Wishes<'_>, add: &Additions<'_>) {
+pub fn encode(out: &mut Vec<u8>, sent: &str, wishes: &Wishes<'_>, add: &Additions<'_>) {
     out.clear();
     // What one odd request needed is not kept for good.
     out.shrink_to(PROPERTIES_BYTES_MAX);
@@ -152,6 +154,13 @@ mod tests {
         ] {
             assert_eq!(readable(&encoded(&sent(text), &ADD)), expected);
         }
+    }
+
+    /// The lengths added up, and the broker's first property became a part of the producer's last value.
+    #[test]
+    fn a_separator_too_many_does_not_make_up_for_the_last_one() {
+        let expected = "A=1;B=2;MSG_REGION=R;TRACE_ON=true;CLUSTER=C;";
+        assert_eq!(readable(&encoded(&sent("A=1;;B=2"), &ADD)), expected);
     }
 
     #[test]
