@@ -1,7 +1,8 @@
-//! SIGKILL under load, again and again on one store, in both placements and flush modes, on both runtimes: every acknowledged message is at its
-//! queue offset afterwards, and so is every message that a consumer has read, acknowledged or not.
+//! SIGKILL under load, again and again on one store, in both placements and flush modes, on both runtimes, sometimes after SIGSTOP, with and
+//! without SIGCONT: every acknowledged message is at its queue offset afterwards, and so is every message that a consumer has read,
+//! acknowledged or not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -12,7 +13,34 @@ use crate::support::{alone, number_from_env};
 
 /// Unless the environment has another number in `ROUNDS`.
 const ROUNDS: u32 = 20;
-const SENDERS: u32 = 16;
+const SENDERS: u32 = 8;
+/// Messages of each sender that are under way.
+const IN_FLIGHT: usize = 32;
+/// Mostly small, so that many are cut off; some take several pages.
+const BODY_BYTES: [usize; 24] = [
+    256, 100, 1024, 12, 512, 300, 2048, 64, 700, 128, 20_000, 1500, 200, 400, 4096, 32, 150, 90, 333, 1024,
+    77, 600, 250, 16,
+];
+
+/// How a round ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    Killed,
+    /// It goes on for a while in between.
+    PausedThenKilled,
+    KilledWhilePaused,
+}
+
+impl Stop {
+    const ALL: [Self; 3] = [Self::Killed, Self::PausedThenKilled, Self::KilledWhilePaused];
+}
+
+/// How long it really was.
+fn sleep_for(ms: u64) -> Duration {
+    let began = Instant::now();
+    std::thread::sleep(Duration::from_millis(ms));
+    began.elapsed()
+}
 
 #[test]
 fn what_was_acknowledged_or_read_survives_kills() {
@@ -22,16 +50,26 @@ fn what_was_acknowledged_or_read_survives_kills() {
     let mut random = StdRng::seed_from_u64(seed);
     let mut server = Server::start(Settings::default());
     let mut ledger = Ledger::new(&server, "kill", 3);
+    let mut under_load = Duration::ZERO;
     for round in 0..number_from_env("ROUNDS", ROUNDS) {
         let amount = Amount {
             senders: SENDERS,
             first_sender: round * SENDERS,
             messages: u32::MAX,
-            body_bytes: &[1024, 100, 4096, 1024, 20_000, 12],
+            body_bytes: &BODY_BYTES,
         };
         let readers = Readers::start(&server.namesrv(), &ledger);
-        let load = Load::start(&server.namesrv(), &ledger.topic, amount);
-        std::thread::sleep(Duration::from_millis(random.random_range(50..1000)));
+        let load = Load::start_with(&server.namesrv(), &ledger.topic, amount, IN_FLIGHT);
+        under_load += sleep_for(random.random_range(50..1000));
+        let stop = Stop::ALL[random.random_range(0..Stop::ALL.len())];
+        if stop != Stop::Killed {
+            server.pause();
+            sleep_for(random.random_range(1..500));
+        }
+        if stop == Stop::PausedThenKilled {
+            server.resume();
+            under_load += sleep_for(random.random_range(50..1000));
+        }
         server.kill();
         let before = ledger.acknowledged;
         load.enter_into(&mut ledger);
@@ -43,13 +81,18 @@ fn what_was_acknowledged_or_read_survives_kills() {
             ..Settings::default()
         };
         let acknowledged = ledger.acknowledged - before;
-        println!("round {round}: {acknowledged} acknowledged, {read} read; next {settings:?}");
+        println!("round {round}: {stop:?}, {acknowledged} acknowledged, {read} read; next {settings:?}");
         assert!(acknowledged > 0 && read > 0, "{acknowledged} acknowledged, {read} read in round {round}");
         server.start_again(settings);
         ledger.verify(&server);
     }
     ledger.rewind();
     ledger.verify(&server);
-    println!("{} messages acknowledged, {} stored", ledger.acknowledged, ledger.read());
+    let rate = ledger.acknowledged as f64 / under_load.as_secs_f64();
+    println!(
+        "{} messages acknowledged in {under_load:.1?} of load, {rate:.0} a second; {} stored",
+        ledger.acknowledged,
+        ledger.read()
+    );
     assert!(server.stop().success(), "SIGTERM at the end");
 }

@@ -289,6 +289,16 @@ impl Server {
         process.wait().expect("wait for the end");
     }
 
+    /// SIGSTOP: it does nothing until [`Self::resume`].
+    pub(crate) fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        self.signal("CONT");
+    }
+
     pub(crate) fn log_end(&self) -> String {
         let log = std::fs::read(self.log_path()).unwrap_or_default();
         String::from_utf8_lossy(&log[log.len().saturating_sub(6000)..]).into_owned()
