@@ -147,7 +147,9 @@ impl File {
                 }
                 written?
             }
-            (Backend::Glommio(file), BufferMemory::Glommio(buffer)) => file.write_at(buffer, offset).await?,
+            (Backend::Glommio(file), BufferMemory::Glommio(buffer)) => {
+                file.write_at(buffer, offset).await.map_err(glommio_file::io_error)?
+            }
             _ => unreachable!("a core has one backend"),
         };
         expect_whole(bytes, written)
@@ -163,7 +165,7 @@ impl File {
                 file.write_shared(Rc::clone(memory), buffer.bytes, offset).await?
             }
             (Backend::Glommio(file), ZeroMemory::Glommio(zeros)) => {
-                file.write_rc_at(Rc::clone(zeros), offset).await?
+                file.write_rc_at(Rc::clone(zeros), offset).await.map_err(glommio_file::io_error)?
             }
             _ => unreachable!("a core has one backend"),
         };
@@ -185,7 +187,9 @@ impl File {
                 memory.keep();
                 Ok(taken)
             }
-            Backend::Glommio(file) => Ok(take(&file.read_at_aligned(at, bytes).await?)),
+            Backend::Glommio(file) => {
+                Ok(take(&file.read_at_aligned(at, bytes).await.map_err(glommio_file::io_error)?))
+            }
         }
     }
 
@@ -221,7 +225,7 @@ impl File {
     pub async fn sync(&self) -> io::Result<()> {
         match &self.0 {
             Backend::Ring(file) => file.sync_data().await,
-            Backend::Glommio(file) => Ok(file.fdatasync().await?),
+            Backend::Glommio(file) => file.fdatasync().await.map_err(glommio_file::io_error),
         }
     }
 

@@ -5,6 +5,9 @@
 //! one at a time, and rest between each other in proportion to what they took: who writes must not notice who reads old data,
 //! least of all while the disk is slow. A file that is still growing is cached with the length up to which its content was
 //! final when the read began; who needs more reads again.
+//!
+//! A chunk that the disk refuses is read block by block, as much as each reader needs, so that only what cannot be read is lost to
+//! him. It is lost when it was refused once more, and the disk reads other places of the file: otherwise the whole disk is away.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -38,6 +41,9 @@ const WRITTEN_TO: Duration = Duration::from_millis(500);
 /// While the log is written to, reads rest so many times as long as the last one took, and at most so long.
 const REST: u32 = 2;
 const REST_MAX: Duration = Duration::from_millis(20);
+/// A chunk that the disk refused is not asked for as a whole for so long, and so many are known at most: a disk may try for seconds.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+const REFUSED_MAX: usize = 1024;
 /// Files kept open, per shard.
 const OPEN_FILES_MAX: usize = 256;
 
@@ -51,6 +57,9 @@ pub enum ReadError {
     /// The disk refused.
     #[error("cannot read {path} at byte {at}: {reason}")]
     Io { path: String, at: u64, reason: String },
+    /// The disk refuses this place, asked more than once and for nothing else, and reads others of the same file: what was there is lost.
+    #[error("the disk does not give back byte {at} of {path}: {reason}")]
+    Unreadable { path: String, at: u64, reason: String },
     /// What is on the disk is not the record that was stored there. Nothing of it leaves the store.
     #[error(
         "the CommitLog is damaged at physical offset {at}: {reason}; `ringmq store verify` tells what is lost"
@@ -147,6 +156,8 @@ struct State {
     cached_bytes: usize,
     files: HashMap<ColdName, OpenFile>,
     flights: HashMap<(ColdName, u64), Rc<Flight>>,
+    /// Chunks of which the disk refused a part, and when.
+    refused: HashMap<(ColdName, u64), Instant>,
     uses: u64,
     /// Counts what was forgotten: a read that began before must not enter the cache.
     forgets: u64,
@@ -229,13 +240,17 @@ impl ColdReader {
     /// The disk refuses, or the file ends before the stretch does.
     pub(crate) async fn read(&self, stretch: &Stretch) -> Result<Bytes, ReadError> {
         assert!(stretch.at + stretch.len as u64 <= stretch.final_bytes, "only final content is read");
-        if let Some(BlockingRead(read)) = &self.inner.blocking {
-            let path = self.inner.path(&stretch.name);
-            let mut bytes = vec![0; stretch.len];
-            return read(&path, &mut bytes, stretch.at).map(|()| bytes.into()).map_err(|error| {
-                ReadError::Io { path: path.display().to_string(), at: stretch.at, reason: error.to_string() }
-            });
+        if self.inner.blocking.is_some() {
+            return self.read_once(stretch).await;
         }
+        match self.read_chunks(stretch).await {
+            Err(ReadError::Unreadable { .. }) => self.read_once(stretch).await,
+            read => read,
+        }
+    }
+
+    /// Reads a stretch through the cache. Unreadable when the disk refuses a chunk: there is more in it than the stretch.
+    async fn read_chunks(&self, stretch: &Stretch) -> Result<Bytes, ReadError> {
         let chunk_bytes = stretch.name.chunk_bytes();
         let mut gathered = BytesMut::new();
         let mut at = stretch.at;
@@ -281,6 +296,10 @@ impl ColdReader {
                 state.load.cache_hits += 1;
                 return Ok(bytes);
             }
+            if state.refused.get(&key).is_some_and(|refused| refused.elapsed() < REFUSED_FOR) {
+                let at = index * name.chunk_bytes();
+                return Err(self.inner.unreadable(name, at, "the chunk was refused a moment ago".to_owned()));
+            }
             match state.flights.get(&key).filter(|flight| flight.final_bytes >= needed) {
                 Some(flight) => {
                     let flight = Rc::clone(flight);
@@ -315,26 +334,60 @@ impl ColdReader {
         ColdLoad { cached_bytes: state.cached_bytes as u64, ..state.load.clone() }
     }
 
-    /// Reads a stretch for somebody who does not come back: from the disk, and into no cache.
+    /// Reads a stretch for somebody who does not come back: from the disk, and into no cache. No more is read than the blocks that it
+    /// takes, so that a place which the disk refuses costs nothing else.
     ///
     /// # Errors
     /// As [`Self::read`].
     pub(crate) async fn read_once(&self, stretch: &Stretch) -> Result<Bytes, ReadError> {
+        let first = self.read_blocks(stretch).await;
+        if !matches!(first, Err(ReadError::Unreadable { .. })) {
+            return first;
+        }
+        match self.read_blocks(stretch).await {
+            // A disk that refuses everything has lost nothing yet: whoever asks must come back.
+            Err(ReadError::Unreadable { path, at, reason }) if !self.reads_elsewhere(stretch).await => {
+                Err(ReadError::Io { path, at, reason })
+            }
+            second => second,
+        }
+    }
+
+    /// Whether the disk gives back another place of the file: near the stretch, its beginning, or its end.
+    async fn reads_elsewhere(&self, stretch: &Stretch) -> bool {
+        let from = stretch.at - stretch.at % DIRECT_ALIGNMENT;
+        let end = (stretch.at + stretch.len as u64).next_multiple_of(DIRECT_ALIGNMENT);
+        let last = stretch.final_bytes.saturating_sub(1) / DIRECT_ALIGNMENT * DIRECT_ALIGNMENT;
+        for at in [Some(0), from.checked_sub(DIRECT_ALIGNMENT), Some(end), Some(last)].into_iter().flatten() {
+            let other = Stretch { name: stretch.name.clone(), at, len: 1, final_bytes: stretch.final_bytes };
+            if !(from..end).contains(&at) && self.read_blocks(&other).await.is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Reads the blocks that a stretch takes, once.
+    async fn read_blocks(&self, stretch: &Stretch) -> Result<Bytes, ReadError> {
+        let name = &stretch.name;
+        if let Some(BlockingRead(read)) = &self.inner.blocking {
+            let mut bytes = vec![0; stretch.len];
+            return read(&self.inner.path(name), &mut bytes, stretch.at)
+                .map(|()| bytes.into())
+                .map_err(|error| self.inner.refused(name, stretch.at, &error));
+        }
         let from = stretch.at - stretch.at % DIRECT_ALIGNMENT;
         let end = stretch.at + stretch.len as u64;
         let in_memory = |bytes: u64| usize::try_from(bytes).expect("a stretch fits in memory");
         let len = in_memory(end.next_multiple_of(DIRECT_ALIGNMENT) - from);
-        let failed = |reason: String| {
-            let path = self.inner.path(&stretch.name).display().to_string();
-            ReadError::Io { path, at: from, reason }
-        };
         let turn = self.inner.permits.acquire().await;
-        let read = async { self.inner.file(&stretch.name).await?.read(from, len).await };
-        let bytes = read.await.map_err(|error| failed(error.to_string()))?;
+        let read = async { self.inner.file(name).await?.read(from, len).await };
+        let bytes = read.await.map_err(|error| self.inner.refused(name, from, &error))?;
         drop(turn);
         let skip = in_memory(stretch.at - from);
         if bytes.len() < skip + stretch.len {
-            return Err(failed("the file ends before".to_owned()));
+            let path = self.inner.path(name).display().to_string();
+            return Err(ReadError::Io { path, at: from, reason: "the file ends before".to_owned() });
         }
         Ok(bytes.slice(skip..skip + stretch.len))
     }
@@ -443,11 +496,25 @@ impl Inner {
             let len = usize::try_from(chunk_bytes).expect("a chunk fits in memory");
             self.file(name).await?.read(at, len).await
         };
-        read.await.map_err(|error| ReadError::Io {
-            path: self.path(name).display().to_string(),
-            at,
-            reason: error.to_string(),
+        read.await.map_err(|error| {
+            let refused = self.refused(name, at, &error);
+            if matches!(refused, ReadError::Unreadable { .. }) {
+                self.state.borrow_mut().refuse((name.clone(), *index));
+            }
+            refused
         })
+    }
+
+    /// What an error of the disk means.
+    fn refused(&self, name: &ColdName, at: u64, error: &io::Error) -> ReadError {
+        if is_about_the_place(error) {
+            return self.unreadable(name, at, error.to_string());
+        }
+        ReadError::Io { path: self.path(name).display().to_string(), at, reason: error.to_string() }
+    }
+
+    fn unreadable(&self, name: &ColdName, at: u64, reason: String) -> ReadError {
+        ReadError::Unreadable { path: self.path(name).display().to_string(), at, reason }
     }
 
     async fn file(&self, name: &ColdName) -> std::io::Result<Rc<ColdFile>> {
@@ -477,7 +544,23 @@ impl Inner {
     }
 }
 
+/// Whether it is what the kernel says of sectors that cannot be read, or whose checksum is wrong; and not of what may be better soon, as
+/// memory or descriptors that are short.
+fn is_about_the_place(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EIO | libc::ENODATA | libc::EILSEQ | libc::EBADMSG | libc::EUCLEAN | libc::EREMOTEIO)
+    )
+}
+
 impl State {
+    fn refuse(&mut self, key: (ColdName, u64)) {
+        if self.refused.len() >= REFUSED_MAX {
+            self.refused.clear();
+        }
+        self.refused.insert(key, Instant::now());
+    }
+
     fn keep(&mut self, key: (ColdName, u64), bytes: Bytes, final_bytes: u64, bytes_max: usize) {
         if self.chunks.get(&key).is_some_and(|known| known.final_bytes >= final_bytes) {
             return;

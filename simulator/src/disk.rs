@@ -28,6 +28,9 @@ mod image;
 
 use image::{Change, Image, parts};
 
+/// What the kernel says of a place that it cannot read.
+const EIO: i32 = 5;
+
 /// How a machine stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -689,7 +692,7 @@ impl DiskFile for ModelFile {
         let mut state = self.disk.state();
         self.file(&mut state)?;
         if state.struck(self.id, |kind| kind == FaultKind::ReadError).is_some() {
-            return Err(refused("read"));
+            return Err(io::Error::from_raw_os_error(EIO));
         }
         Ok(state.files[self.id].live.read(offset, buffer))
     }

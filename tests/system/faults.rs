@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use ringmq::client::{Client, OutMessage, Queue};
+use ringmq::client::{Client, OutMessage, Pull, Queue};
 
 use crate::support::load::{Amount, Ledger, Load};
 use crate::support::server::{Server, Settings};
@@ -169,4 +169,109 @@ fn a_slow_flush_delays_its_messages_and_loses_none() {
     server.start_again(settings());
     ledger.rewind();
     ledger.verify(&server);
+}
+
+const MESSAGES: usize = 300;
+
+fn text(number: usize) -> String {
+    format!("message {number:06} {}", "and what it says ".repeat(30 + number % 7))
+}
+
+/// A queue of shard 0 with messages, none of which is in memory, and where in the log each begins and ends.
+fn old_messages(settings: Settings) -> (Server, Queue, Vec<(u64, u64)>) {
+    let mut server = Server::start(settings);
+    let queues = server.create_topic("old", 1);
+    let addr = server.broker(0);
+    let queue = queues.into_iter().find(|queue| queue.addr == addr).expect("shard 0 has a queue");
+    let mut client = server.client();
+    let starts: Vec<u64> = (0..=MESSAGES)
+        .map(|number| {
+            let sent = client.send(&queue, "sender", &OutMessage::new("key", text(number).as_bytes()), 0);
+            let id = sent.expect("send").offset_message_id;
+            u64::from_str_radix(&id[16..], 16).expect("the id ends with the place in the log")
+        })
+        .collect();
+    assert!(server.stop().success(), "SIGTERM");
+    server.start_again(settings);
+    (server, queue, starts.windows(2).map(|pair| (pair[0], pair[1])).collect())
+}
+
+/// The numbers of the messages that a consumer reads, which goes where it is sent.
+fn consume(server: &Server, queue: &Queue) -> Vec<usize> {
+    let mut client = server.client();
+    let (mut numbers, mut offset) = (Vec::new(), 0);
+    while offset < MESSAGES as u64 {
+        let pull = Pull { group: "reader", offset, messages_max: 32, subscription: "*", hold: None };
+        let pulled = client.pull(queue, &pull).unwrap_or_else(|error| panic!("at {offset}: {error}"));
+        for message in pulled.messages() {
+            let message = message.expect("a whole message");
+            let number = usize::try_from(message.queue_offset).expect("a small number");
+            assert_eq!(message.body, text(number).as_bytes());
+            numbers.push(number);
+        }
+        assert!(pulled.next_offset > offset, "a consumer gets on at {offset}");
+        offset = pulled.next_offset;
+    }
+    numbers.retain(|number| *number < MESSAGES);
+    numbers
+}
+
+#[test]
+fn what_the_disk_does_not_give_back_is_passed_over_and_its_neighbours_are_served() {
+    let _guard = beside_others();
+    for settings in [settings(), settings().co_located().on_glommio()] {
+        let (mut server, queue, places) = old_messages(settings);
+        let (from, to) = (10 * 4096_u64, 11 * 4096_u64);
+        server.set_disk_faults(&format!("shard-0/commitlog read @{from}-{to} EIO"));
+        let is_lost = |number: &usize| places[*number].0 < to && from < places[*number].1;
+        let lost = (0..MESSAGES).filter(is_lost).count();
+        let expected: Vec<usize> = (0..MESSAGES).filter(|number| !is_lost(number)).collect();
+        assert!(lost > 1, "{lost} messages are in the block");
+        assert_eq!(consume(&server, &queue), expected);
+        let skipped = server.metric("ringmq_damaged_messages_skipped_total");
+        assert!((skipped - lost as f64).abs() < 0.1, "{skipped} skipped, {lost} lost");
+        assert!((server.metric("ringmq_damaged_ranges") - 1.0).abs() < 0.1);
+        let told = server.log_end();
+        assert!(told.contains("a message is lost") && told.contains("(os error 5)"), "{told}");
+        await_until("the check to tell", PATIENCE, || server.check().contains("1 damaged places are known"));
+
+        // The check in the background comes past the block, too.
+        assert!(server.stop().success(), "SIGTERM");
+        server.start_again(Settings { scrub_interval_s: 1, ..settings });
+        await_until("a check of all that is stored", PATIENCE, || {
+            server.metric("ringmq_scrub_passes_total") > 1.5
+        });
+        assert!(server.metric("ringmq_scrub_found_total") > 0.5);
+    }
+}
+
+#[test]
+fn a_read_that_fails_once_or_everywhere_loses_nothing() {
+    let _guard = beside_others();
+    for settings in [settings(), settings().co_located().on_glommio()] {
+        let (server, queue, _) = old_messages(settings);
+        let all: Vec<usize> = (0..MESSAGES).collect();
+        // The disk is away for all that is asked, so that nothing can be said of any place.
+        server.set_disk_faults("shard-0/ read 1- EIO");
+        let pull = Pull { group: "reader", offset: 0, messages_max: 32, subscription: "*", hold: None };
+        for _ in 0..3 {
+            let error = server.client().pull(&queue, &pull).expect_err("the disk is away").to_string();
+            assert!(error.contains("(os error 5)") && error.contains("shard-0"), "{error}");
+        }
+        // The chunk, and then what was asked of it, once.
+        server.set_disk_faults("shard-0/commitlog read 1-2 EIO");
+        assert_eq!(consume(&server, &queue), all);
+        assert!(server.metric("ringmq_damaged_messages_skipped_total") < 0.5);
+        assert!(server.metric("ringmq_damaged_ranges") < 0.5);
+    }
+}
+
+#[test]
+fn entries_that_the_disk_does_not_give_back_are_made_up_for_by_the_log() {
+    let _guard = beside_others();
+    let (server, queue, _) = old_messages(settings());
+    server.set_disk_faults("shard-0/consumequeue read @0-4096 EIO");
+    assert_eq!(consume(&server, &queue), (0..MESSAGES).collect::<Vec<_>>());
+    assert!(server.metric("ringmq_consume_queue_entries_healed_total") > 1.5);
+    assert!(server.metric("ringmq_damaged_messages_skipped_total") < 0.5);
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use glommio::GlommioError;
 use glommio::io::{Directory, DmaFile, OpenOptions};
 
 use crate::file::Access;
@@ -15,6 +16,14 @@ pub(crate) async fn open(path: &Path, access: Access) -> io::Result<DmaFile> {
         options.create(true).truncate(true).mode(0o644);
     }
     Ok(options.dma_open(path).await?)
+}
+
+/// The error with the number that the system gave it, by which callers tell a broken place from a full disk.
+pub(crate) fn io_error(error: GlommioError<()>) -> io::Error {
+    match error.raw_os_error() {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None => error.into(),
+    }
 }
 
 pub(crate) async fn sync_dir(dir: &Path) -> io::Result<()> {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::consume_queue::QueueName;
 use crate::consume_queue::selection::Selected;
+use crate::io::cold_file::DIRECT_ALIGNMENT;
 use crate::message_store::ReadError;
 use crate::message_store::log_reader::LogReader;
 use crate::position::{PhysicalOffset, QueueOffset};
@@ -18,8 +19,8 @@ use crate::record::{IDENTITY_BYTES, MAGIC_V1, MAGIC_V2, RecordView, takes_queue_
 /// Most bytes of the log that are searched for one message.
 const SEARCH_BYTES_MAX: u64 = 32 << 20;
 const SEARCH_CHUNK_BYTES: u64 = 256 << 10;
-/// How many neighbours on each side are tried.
-const NEIGHBOURS_MAX: u64 = 8;
+/// Which neighbours on each side are tried, by their distance: the nearest, and some beyond a block of entries that cannot be read.
+const NEIGHBOURS: [u64; 15] = [1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64, 128, 256, 512, 1024];
 
 /// The part of a queue that is in its files.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +80,11 @@ impl LogReader {
         if self.readable_bytes(at) < IDENTITY_BYTES as u64 {
             return Ok(false);
         }
-        let head = self.bytes(at, IDENTITY_BYTES).await?;
+        let head = match self.bytes(at, IDENTITY_BYTES).await {
+            // What is there cannot be told from what should be.
+            Err(ReadError::Damaged { .. }) => return Ok(true),
+            read => read?,
+        };
         let is_its_place = head[28..36] == at.to_i64().to_be_bytes();
         let is_its_queue = head[12..16] == queue.queue_id.to_be_bytes()
             && head[20..28] == message.queue_offset.to_i64().to_be_bytes();
@@ -109,7 +114,11 @@ impl LogReader {
             if len == 0 {
                 break;
             }
-            let chunk = self.bytes(at, usize::try_from(len).expect("a chunk fits in memory")).await?;
+            let in_memory = usize::try_from(len).expect("a chunk fits in memory");
+            let chunk = match self.bytes(at, in_memory).await {
+                Err(ReadError::Damaged { .. }) => self.readable_log(at, in_memory).await?,
+                read => read?,
+            };
             for index in 0..chunk.len().saturating_sub(7) {
                 let is_head = matches!(
                     u32::from_be_bytes([
@@ -132,8 +141,15 @@ impl LogReader {
                     }
                 }
             }
-            // A head may lie across the end of the chunk.
-            at = if len < SEARCH_CHUNK_BYTES { at.plus(len) } else { at.plus(len - 7) };
+            at = match chunk.len() as u64 {
+                // A block that cannot be read is passed over.
+                read if read < len => {
+                    PhysicalOffset::new((at.get() + read + 1).next_multiple_of(DIRECT_ALIGNMENT))
+                }
+                // A head may lie across the end of the chunk.
+                SEARCH_CHUNK_BYTES => at.plus(len - 7),
+                _ => at.plus(len),
+            };
         }
         Ok(None)
     }
@@ -145,7 +161,7 @@ impl LogReader {
         offset: QueueOffset,
         part: QueuePart,
     ) -> Result<PhysicalOffset, ReadError> {
-        for back in 1..=NEIGHBOURS_MAX {
+        for back in NEIGHBOURS {
             let Some(earlier) = offset.get().checked_sub(back).map(QueueOffset::new) else { break };
             if earlier < part.min {
                 break;
@@ -164,7 +180,7 @@ impl LogReader {
         offset: QueueOffset,
         part: QueuePart,
     ) -> Result<PhysicalOffset, ReadError> {
-        for ahead in 1..=NEIGHBOURS_MAX {
+        for ahead in NEIGHBOURS {
             let later = offset.plus(ahead);
             if later >= part.written {
                 break;

@@ -6,12 +6,13 @@
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::cold_read::{ColdName, ColdReader, ReadError, Stretch};
 use crate::consume_queue::selection::Selected;
 use crate::consume_queue::{ENTRY_BYTES, Entry, FILE_BYTES, QueueName, file_place};
 use crate::deliberate::{Mistake, makes};
+use crate::io::cold_file::DIRECT_ALIGNMENT;
 use crate::limits::RECORD_BYTES_MAX;
 use crate::message_store::hot_tail::HotTail;
 use crate::message_store::met_damage::MetDamage;
@@ -44,7 +45,7 @@ impl LogReader {
     pub(crate) async fn bytes(&self, at: PhysicalOffset, len: usize) -> Result<Bytes, ReadError> {
         match self.hot(at, len) {
             Some(bytes) => Ok(bytes),
-            None => self.cold.read(&self.stretch(at, len)?).await,
+            None => self.cold.read(&self.stretch(at, len)?).await.map_err(|error| lost(at, error)),
         }
     }
 
@@ -52,7 +53,7 @@ impl LogReader {
     async fn bytes_anew(&self, at: PhysicalOffset, len: usize) -> Result<Bytes, ReadError> {
         let stretch = self.stretch(at, len)?;
         self.cold.forget(&stretch);
-        self.cold.read(&stretch).await
+        self.cold.read(&stretch).await.map_err(|error| lost(at, error))
     }
 
     fn stretch(&self, at: PhysicalOffset, len: usize) -> Result<Stretch, ReadError> {
@@ -73,11 +74,11 @@ impl LogReader {
         if self.readable_bytes(at) < BLANK_BYTES as u64 {
             return Ok(None);
         }
-        let Ok(size) = peek_size(&self.bytes(at, BLANK_BYTES).await?) else { return Ok(None) };
+        let Ok(size) = peek_size(&self.bytes_told(at, BLANK_BYTES).await?) else { return Ok(None) };
         if self.readable_bytes(at) < size as u64 {
             return Ok(None);
         }
-        let mut bytes = self.bytes(at, size).await?;
+        let mut bytes = self.bytes_told(at, size).await?;
         let mut checked = checked_record(&bytes, at);
         if checked.is_err() {
             bytes = self.bytes_anew(at, size).await?;
@@ -87,6 +88,16 @@ impl LogReader {
             self.damage.met(at, size as u64, error);
         }
         checked.map(|is_record| is_record.then_some(bytes))
+    }
+
+    /// As [`Self::bytes`]; what cannot be read is told and remembered, up to the end of its block: what is behind it is not known.
+    async fn bytes_told(&self, at: PhysicalOffset, len: usize) -> Result<Bytes, ReadError> {
+        let read = self.bytes(at, len).await;
+        if let Err(error @ ReadError::Damaged { .. }) = &read {
+            let block_rest = DIRECT_ALIGNMENT - at.get() % DIRECT_ALIGNMENT;
+            self.damage.met(at, block_rest.min(len as u64), error);
+        }
+        read
     }
 
     /// The same from the hot tail alone; `None` when it is not there.
@@ -149,7 +160,8 @@ impl LogReader {
         Ok(stored_time(&bytes))
     }
 
-    /// At most `count` entries of a queue's files from `from` on, all before `written`: up to the first that is no entry.
+    /// At most `count` entries of a queue's files from `from` on, all before `written`: up to the first that is no entry, or cannot be
+    /// read.
     pub(crate) async fn entries(
         &self,
         queue: &QueueName,
@@ -171,21 +183,58 @@ impl LogReader {
                 len: usize::try_from(len).expect("a bounded number"),
                 final_bytes: (written_bytes - file_start).min(FILE_BYTES),
             };
-            let bytes = self.cold.read(&stretch).await?;
+            let bytes = match self.cold.read(&stretch).await {
+                Err(ReadError::Unreadable { .. }) => self.readable_start(&stretch).await?,
+                read => read?,
+            };
+            let is_all = bytes.len() == stretch.len;
             for bytes in bytes.chunks_exact(ENTRY_BYTES) {
                 let bytes = bytes.try_into().expect("chunks have this length");
                 let Some(entry) = Entry::decode(bytes) else { return Ok(entries) };
                 entries.push(entry);
                 next = next.plus(1);
             }
+            if !is_all {
+                break;
+            }
         }
         Ok(entries)
+    }
+
+    /// The bytes of a stretch up to the first block that the disk refuses.
+    async fn readable_start(&self, stretch: &Stretch) -> Result<Bytes, ReadError> {
+        let mut start = BytesMut::new();
+        while start.len() < stretch.len {
+            let at = stretch.at + start.len() as u64;
+            let block_rest = DIRECT_ALIGNMENT - at % DIRECT_ALIGNMENT;
+            let block_rest = usize::try_from(block_rest).expect("less than a block");
+            let len = block_rest.min(stretch.len - start.len());
+            match self.cold.read_once(&Stretch { at, len, ..stretch.clone() }).await {
+                Ok(bytes) => start.extend_from_slice(&bytes),
+                Err(ReadError::Unreadable { .. }) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(start.freeze())
+    }
+
+    /// The bytes of the log from `at` on, at most `len`, up to the first block that the disk refuses; none when it refuses the first.
+    pub(crate) async fn readable_log(&self, at: PhysicalOffset, len: usize) -> Result<Bytes, ReadError> {
+        self.readable_start(&self.stretch(at, len)?).await
     }
 
     pub(crate) fn damaged_queue(&self, queue: &QueueName, offset: QueueOffset) -> ReadError {
         let (file_start, at) = file_place(offset);
         let path = queue.file_path(&self.dir, file_start).display().to_string();
         ReadError::DamagedQueue { path, at }
+    }
+}
+
+/// What cannot be read at a place of the log is as lost as what was damaged there.
+fn lost(at: PhysicalOffset, error: ReadError) -> ReadError {
+    match error {
+        ReadError::Unreadable { .. } => ReadError::Damaged { at, reason: error.to_string() },
+        other => other,
     }
 }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::cold_read::{ColdName, Stretch};
+use crate::io::cold_file::DIRECT_ALIGNMENT;
 use crate::message_store::ReadError;
 use crate::message_store::log_reader::LogReader;
 use crate::position::PhysicalOffset;
@@ -97,10 +98,12 @@ impl Scrub {
             return Ok(ScrubStep::PassEnded);
         }
         let from = self.at;
-        let mut bytes = self.read(from, readable.min(SCRUB_BYTES)).await?;
-        if let Some(size) = self.longer_record(&bytes, readable) {
-            bytes = self.read(from, size).await?;
-        }
+        let mut bytes = match self.read_all(from, readable).await {
+            Err(error @ ReadError::Unreadable { .. }) => {
+                return self.step_to_unreadable(from, readable, &error).await;
+            }
+            read => read?,
+        };
         let mut judged = self.judged();
         if judged.check(&bytes, readable) {
             // Once more, in case that the disk is well and the way from it was not.
@@ -108,6 +111,36 @@ impl Scrub {
             judged = self.judged();
             judged.check(&bytes, readable);
         }
+        Ok(self.take(judged))
+    }
+
+    /// Goes on to the first block that the disk refuses, and then past it.
+    async fn step_to_unreadable(
+        &mut self,
+        from: PhysicalOffset,
+        readable: u64,
+        error: &ReadError,
+    ) -> Result<ScrubStep, ReadError> {
+        let len = usize::try_from(readable.min(SCRUB_BYTES)).expect("a stretch fits in memory");
+        let start = self.reader.readable_log(from, len).await?;
+        let mut judged = self.judged();
+        judged.check(&start, readable);
+        if judged.at == from {
+            // Nothing whole is before the block.
+            let refused = from.plus(start.len() as u64);
+            let block_rest = DIRECT_ALIGNMENT - refused.get() % DIRECT_ALIGNMENT;
+            let block_end = refused.plus(block_rest.min(readable - start.len() as u64));
+            let lost = ReadError::Damaged { at: from, reason: error.to_string() };
+            self.reader.damage.met(from, block_end.since(from), &lost);
+            judged.damaged_from.get_or_insert(from);
+            judged.at = block_end;
+        }
+        Ok(self.take(judged))
+    }
+
+    /// Takes over how far a stretch was judged, and tells what was found in it.
+    fn take(&mut self, judged: Judged) -> ScrubStep {
+        let from = self.at;
         (self.at, self.damaged_from) = (judged.at, judged.damaged_from);
         for (from, to, reason) in &judged.found {
             let error = ReadError::Damaged { at: *from, reason: reason.clone() };
@@ -119,7 +152,7 @@ impl Scrub {
             load.checked_bytes += checked;
             load.found_ranges += judged.found.len() as u64;
         });
-        Ok(ScrubStep::Checked(checked))
+        ScrubStep::Checked(checked)
     }
 
     fn end_of_damage(&mut self, end: PhysicalOffset) {
@@ -127,6 +160,15 @@ impl Scrub {
             let error = ReadError::Damaged { at: from, reason: "there is no record".to_owned() };
             self.reader.damage.met(from, end.since(from), &error);
             self.reader.scrub.change(|load| load.found_ranges += 1);
+        }
+    }
+
+    /// A stretch, or the whole of its first record.
+    async fn read_all(&self, from: PhysicalOffset, readable: u64) -> Result<Bytes, ReadError> {
+        let bytes = self.read(from, readable.min(SCRUB_BYTES)).await?;
+        match self.longer_record(&bytes, readable) {
+            Some(size) => self.read(from, size).await,
+            None => Ok(bytes),
         }
     }
 
