@@ -3,7 +3,10 @@
 //!
 //! A [`Connection`] is what request processors see. Answers are pushed to it from anywhere on the core; what was pushed in
 //! one turn leaves together. The connection's task stops reading while too much of the peer's work is unanswered, so that a
-//! peer that sends without reading fills its own socket and nothing of ours.
+//! peer that sends without reading fills its own socket and nothing of ours. What all connections may hold together, and for how
+//! long a peer may be behind, is in `held`.
+
+mod held;
 
 use crate::remoting::field_text::FieldText;
 use std::cell::{Cell, RefCell};
@@ -23,6 +26,7 @@ use runtime::task;
 use shards::limits::{CONNECTION_IN_FLIGHT_BYTES_MAX, CONNECTIONS_MAX, MAILBOX_MESSAGES_MAX};
 use tracing::{debug, warn};
 
+use self::held::{HeldTotal, Looks, Progress};
 use crate::remoting::frame::{Frame, FrameError, SerializeType, split_frame};
 use crate::remoting::request::HeaderError;
 use crate::remoting::response::{ReplyTo, write_request, write_response_head};
@@ -33,7 +37,8 @@ const COPIED_PIECE_BYTES_MAX: usize = 2048;
 const READS_PER_TURN: u32 = 4;
 /// A connection on which nothing moved for this long is closed, as RocketMQ does.
 const IDLE_CLOSE: Duration = Duration::from_secs(120);
-const IDLE_SCAN_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the answers of peers that are behind are looked at.
+const BEHIND_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Identity of a connection within its listener; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,6 +76,18 @@ pub struct Connection {
     last_read: Cell<Instant>,
     next_opaque: Cell<i32>,
     task: RefCell<Option<Waker>>,
+    /// Memory of what has arrived of a request that is not whole.
+    input_bytes: Cell<usize>,
+    /// What of this connection is in the listener's sum.
+    reported_bytes: Cell<usize>,
+    held_total: Rc<HeldTotal>,
+    taken_bytes: Cell<u64>,
+    came_bytes: Cell<u64>,
+    looks: Cell<Looks>,
+    /// It is in the list of those whose peers are behind.
+    is_behind: Cell<bool>,
+    /// It is in the list of those that are not read from because of the others.
+    is_waiting: Cell<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -110,6 +127,10 @@ impl Output {
 impl Connection {
     /// A connection without a socket: what is pushed stays in it until [`Self::take_output`].
     pub fn detached(id: ConnectionId, peer: SocketAddr) -> Rc<Self> {
+        Self::new(id, peer, Rc::default())
+    }
+
+    fn new(id: ConnectionId, peer: SocketAddr, held_total: Rc<HeldTotal>) -> Rc<Self> {
         Rc::new(Self {
             id,
             peer,
@@ -121,6 +142,14 @@ impl Connection {
             last_read: Cell::new(Instant::now()),
             next_opaque: Cell::new(0),
             task: RefCell::default(),
+            input_bytes: Cell::new(0),
+            reported_bytes: Cell::new(0),
+            held_total,
+            taken_bytes: Cell::new(0),
+            came_bytes: Cell::new(0),
+            looks: Cell::default(),
+            is_behind: Cell::new(false),
+            is_waiting: Cell::new(false),
         })
     }
 
@@ -238,8 +267,57 @@ impl Connection {
         }
     }
 
+    /// Whether another of its requests may be served, which may hold more.
+    fn may_serve(&self) -> bool {
+        let unanswered = self.unanswered_bytes();
+        unanswered <= CONNECTION_IN_FLIGHT_BYTES_MAX
+            && self.held_total.allows(self.reported_bytes.get(), unanswered)
+    }
+
+    /// Whether more of a request that is not whole may come.
     fn may_read(&self) -> bool {
-        self.in_flight_bytes.get() + self.output.borrow().bytes() <= CONNECTION_IN_FLIGHT_BYTES_MAX
+        self.may_serve() && self.held_total.allows(self.reported_bytes.get(), self.held_bytes())
+    }
+
+    fn unanswered_bytes(&self) -> usize {
+        self.in_flight_bytes.get() + self.output.borrow().bytes()
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.unanswered_bytes() + self.input_bytes.get()
+    }
+
+    /// Brings the listener's sum up to date.
+    fn report_held(&self) {
+        let held = if self.closed.get() { 0 } else { self.held_bytes() };
+        let before = self.reported_bytes.replace(held);
+        if before != held {
+            self.held_total.change(before, held);
+        }
+    }
+
+    /// Whether its peer does not get on, at one of the looks at all connections.
+    fn look(&self) -> bool {
+        let progress = Progress {
+            taken: self.taken_bytes.get(),
+            came: self.came_bytes.get(),
+            owes_taking: self.output.borrow().bytes() > 0,
+            owes_sending: self.input_bytes.get() > 0,
+        };
+        let mut looks = self.looks.get();
+        let is_too_slow = looks.look(progress, self.held_bytes(), self.held_total.is_short());
+        self.looks.set(looks);
+        is_too_slow
+    }
+
+    /// Copies what waits for a peer that is behind: a piece keeps a whole block of the log's tail, or of what was read from the disk,
+    /// in memory. Returns whether there is something that waits.
+    fn let_go_of_blocks(&self) -> bool {
+        let mut output = self.output.borrow_mut();
+        for piece in output.pieces.iter_mut().filter(|piece| !piece.is_unique()) {
+            *piece = Bytes::copy_from_slice(piece);
+        }
+        !output.pieces.is_empty()
     }
 }
 
@@ -314,6 +392,9 @@ pub struct Server {
     connections: RefCell<HashMap<ConnectionId, Rc<Connection>>>,
     next_id: Cell<u64>,
     address: SocketAddr,
+    held_total: Rc<HeldTotal>,
+    /// Connections with answers that the kernel did not take at once.
+    behind: RefCell<Vec<Rc<Connection>>>,
 }
 
 impl Server {
@@ -324,9 +405,12 @@ impl Server {
             connections: RefCell::default(),
             next_id: Cell::new(1),
             address: accepted.address,
+            held_total: Rc::default(),
+            behind: RefCell::default(),
         });
         task::spawn(Rc::clone(&server).take_connections(accepted.sockets));
-        task::spawn(Rc::clone(&server).close_idle_connections());
+        task::spawn(Rc::clone(&server).close_idle_and_slow());
+        task::spawn(Rc::clone(&server).let_go_of_blocks());
         server
     }
 
@@ -361,15 +445,21 @@ impl Server {
                 continue;
             }
             let id = ConnectionId(self.next_id.replace(self.next_id.get() + 1));
-            let connection = Connection::detached(id, peer);
+            let connection = Connection::new(id, peer, Rc::clone(&self.held_total));
             self.connections.borrow_mut().insert(id, Rc::clone(&connection));
             task::spawn(Rc::clone(&self).run(connection, Stream::new(socket)));
         }
     }
 
     async fn run(self: Rc<Self>, connection: Rc<Connection>, stream: Stream) {
-        let mut driver =
-            Driver { server: &self, connection: &connection, stream, input: BytesMut::new(), deferred: None };
+        let mut driver = Driver {
+            server: &self,
+            connection: &connection,
+            stream,
+            input: BytesMut::new(),
+            is_receiving: false,
+            deferred: None,
+        };
         let end = poll_fn(|context| driver.poll(context)).await;
         if let Some(rest) = driver.deferred.take() {
             // What was begun is ended: a topic half made would never get to the other shards.
@@ -377,6 +467,7 @@ impl Server {
         }
         driver.stream.shutdown().await;
         connection.closed.set(true);
+        connection.report_held();
         match end {
             End::ByPeer | End::ByUs => debug!(peer = %connection.peer, ?end, "connection ended"),
             End::Io(error) => debug!(peer = %connection.peer, %error, "connection broke"),
@@ -389,12 +480,34 @@ impl Server {
         self.service.closed(&connection);
     }
 
-    async fn close_idle_connections(self: Rc<Self>) {
+    async fn close_idle_and_slow(self: Rc<Self>) {
         loop {
-            task::sleep(IDLE_SCAN_INTERVAL).await;
+            task::sleep(held::SCAN_INTERVAL).await;
             for connection in self.connections.borrow().values() {
-                if connection.last_moved.get().elapsed() > IDLE_CLOSE {
+                let is_idle = connection.last_moved.get().elapsed() > IDLE_CLOSE;
+                let is_slow = connection.look();
+                if is_slow && !connection.is_closed() {
+                    let held_bytes = connection.held_bytes();
+                    warn!(peer = %connection.peer, held_bytes, "connection closed: its peer does not take its answers, or does not go on \
+                        with its request");
+                }
+                if is_idle || is_slow {
                     connection.close();
+                }
+            }
+        }
+    }
+
+    async fn let_go_of_blocks(self: Rc<Self>) {
+        let mut before: Vec<Rc<Connection>> = Vec::new();
+        loop {
+            task::sleep(BEHIND_INTERVAL).await;
+            // Those that came into the list since the last time may just be busy.
+            for connection in std::mem::replace(&mut before, self.behind.take()) {
+                if connection.let_go_of_blocks() && !connection.is_closed() {
+                    self.behind.borrow_mut().push(connection);
+                } else {
+                    connection.is_behind.set(false);
                 }
             }
         }
@@ -418,11 +531,19 @@ struct Driver<'a> {
     connection: &'a Rc<Connection>,
     stream: Stream,
     input: BytesMut,
+    /// The stream has the front of the next request, and waits for more of it.
+    is_receiving: bool,
     deferred: Option<Deferred>,
 }
 
 impl Driver<'_> {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        let polled = self.move_on(context);
+        self.connection.report_held();
+        polled
+    }
+
+    fn move_on(&mut self, context: &mut Context<'_>) -> Poll<End> {
         // What this very turn pushes is written by this very turn.
         self.connection.task.take();
         for _ in 0..READS_PER_TURN {
@@ -432,13 +553,20 @@ impl Driver<'_> {
             if let Err(end) = self.serve_input(context) {
                 return Poll::Ready(end);
             }
-            let was_held_back = !self.connection.may_read();
+            let was_held_back = !self.connection.may_serve();
             if let Poll::Ready(Err(error)) = self.write_output(context) {
                 self.serve_last_input(context);
                 return Poll::Ready(End::Io(error));
             }
             self.connection.task.replace(Some(context.waker().clone()));
-            if self.deferred.is_some() || !self.connection.may_read() {
+            if self.deferred.is_some() {
+                return Poll::Pending;
+            }
+            if !self.connection.may_read() {
+                // Its own answers wake it; that others hold less does not.
+                if !self.connection.is_waiting.replace(true) {
+                    self.server.held_total.wait(self.connection);
+                }
                 return Poll::Pending;
             }
             if was_held_back {
@@ -463,7 +591,8 @@ impl Driver<'_> {
                 self.deferred = None;
                 self.connection.is_deferring.set(false);
             }
-            if !self.connection.may_read() {
+            if !self.connection.may_serve() {
+                self.note_input();
                 return Ok(());
             }
             let Some(frame) = split_frame(&mut self.input).map_err(End::Frame)? else { break };
@@ -474,7 +603,14 @@ impl Driver<'_> {
             // An idle connection holds no memory.
             self.input = BytesMut::new();
         }
+        self.note_input();
         Ok(())
+    }
+
+    fn note_input(&self) {
+        if !self.is_receiving {
+            self.connection.input_bytes.set(self.input.capacity());
+        }
     }
 
     /// Serves what arrived before the connection broke: a client that stops sends its offsets and goes, without reading what is under
@@ -493,16 +629,27 @@ impl Driver<'_> {
             if output.pieces_bytes == 0 {
                 return Poll::Ready(Ok(()));
             }
-            let sent = ready!(self.stream.poll_send(context, &mut output.pieces))?;
+            let Poll::Ready(sent) = self.stream.poll_send(context, &mut output.pieces) else {
+                if !output.pieces.is_empty() && !self.connection.is_behind.replace(true) {
+                    self.server.behind.borrow_mut().push(Rc::clone(self.connection));
+                }
+                return Poll::Pending;
+            };
+            let sent = sent?;
             self.connection.last_moved.set(Instant::now());
+            self.connection.taken_bytes.set(self.connection.taken_bytes.get() + sent as u64);
             output.pieces_bytes -= sent;
         }
     }
 
     fn read_input(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
-        match ready!(self.stream.poll_receive(context, &mut self.input)) {
+        self.is_receiving = true;
+        let received = ready!(self.stream.poll_receive(context, &mut self.input));
+        self.is_receiving = false;
+        match received {
             Ok(0) => Poll::Ready(Err(End::ByPeer)),
-            Ok(_) => {
+            Ok(received) => {
+                self.connection.came_bytes.set(self.connection.came_bytes.get() + received as u64);
                 self.connection.note_read(Instant::now());
                 Poll::Ready(Ok(()))
             }

@@ -75,6 +75,10 @@ pub const ROUTE_QUEUE_ENTRIES_MAX: usize = 1 << 20;
 pub const KV_CONFIG_BYTES_MAX: usize = 1 << 20;
 /// Unanswered request bytes plus unsent response bytes of one connection. Beyond it the connection is not read from.
 pub const CONNECTION_IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+/// What all connections of one listener hold together: unanswered request bytes, unsent response bytes, and requests that are not whole
+/// yet. Beyond it only those connections are read from that hold no more than their share.
+pub const CONNECTIONS_HELD_BYTES_MAX: usize = 192 << 20;
+pub const CONNECTION_SHARE_BYTES: usize = 128 << 10;
 /// Connections that one listener holds. Further ones are closed at once.
 pub const CONNECTIONS_MAX: usize = 16_384;
 /// Pull requests that one shard holds for long polling. Further ones are answered at once.
@@ -102,5 +106,7 @@ pub const METRIC_CONNECTIONS_MAX: usize = 32;
 
 const _: () = assert!(RECORD_BYTES_MAX as u64 * 2 <= SEGMENT_BYTES_MIN);
 const _: () = assert!(FLUSH_BYTES_MAX.is_multiple_of(4096));
+// What sends may have under way comes to SYSTEM_BUSY before it comes to this.
+const _: () = assert!(APPEND_IN_FLIGHT_BYTES_MAX + APPEND_QUEUED_BYTES_MAX < CONNECTIONS_HELD_BYTES_MAX);
 const _: () = assert!(RECORD_BYTES_MAX < FRAME_BYTES_MAX);
 const _: () = assert!(KEY_ANSWER_BYTES_MAX + RECORD_BYTES_MAX < FRAME_BYTES_MAX);

@@ -33,13 +33,13 @@ enum Reaction {
 }
 
 /// A client that goes on sending and receiving beside the attacks.
-struct Witness {
+pub(crate) struct Witness {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<(u64, Duration)>,
 }
 
 impl Witness {
-    fn start(server: &Server, ledger: &Ledger) -> Self {
+    pub(crate) fn start(server: &Server, ledger: &Ledger) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (mut client, queue, stopped) = (server.client(), ledger.topic[0].clone(), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
@@ -67,7 +67,7 @@ impl Witness {
         Self { stop, thread }
     }
 
-    fn finish(self) {
+    pub(crate) fn finish(self) {
         self.stop.store(true, Ordering::Relaxed);
         let (messages, longest) = self.thread.join().expect("the witness was disturbed");
         println!("the witness sent and received {messages} messages, the slowest took {longest:?}");
@@ -248,7 +248,7 @@ fn half_open_connections(server: &Server, count: usize) -> Vec<TcpStream> {
         .collect()
 }
 
-fn connect(address: &str) -> TcpStream {
+pub(crate) fn connect(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).expect("connect");
     stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
     stream
@@ -279,7 +279,7 @@ fn read_reaction(stream: &mut TcpStream) -> Reaction {
     }
 }
 
-fn request(code: i32, flag: i32, opaque: i32, fields: &str, body: &[u8]) -> Vec<u8> {
+pub(crate) fn request(code: i32, flag: i32, opaque: i32, fields: &str, body: &[u8]) -> Vec<u8> {
     let header = format!(
         "{{\"code\":{code},\"language\":\"OTHER\",\"version\":317,\"opaque\":{opaque},\"flag\":{flag},\"extFields\":{fields}}}"
     );

@@ -3,6 +3,7 @@
 //!
 //! Tests with clients run side by side; tests that load the machine or count memory run alone (see `support`).
 
+mod crowd;
 mod damage;
 mod denied;
 mod faults;
