@@ -58,7 +58,7 @@ fn what_was_acknowledged_or_read_survives_kills() {
             messages: u32::MAX,
             body_bytes: &BODY_BYTES,
         };
-        let readers = Readers::start(&server.namesrv(), &ledger);
+        let readers = Readers::start(&server.namesrv(), &ledger.topic, &ledger);
         let load = Load::start_with(&server.namesrv(), &ledger.topic, amount, IN_FLIGHT);
         under_load += sleep_for(random.random_range(50..1000));
         let stop = Stop::ALL[random.random_range(0..Stop::ALL.len())];

@@ -12,6 +12,7 @@ mod go_clients;
 mod hostile;
 mod java_clients;
 mod kill;
+mod links;
 mod metrics;
 mod million;
 mod readme;

@@ -5,6 +5,7 @@ pub(crate) mod go;
 pub(crate) mod java;
 pub(crate) mod load;
 pub(crate) mod program;
+pub(crate) mod proxy;
 pub(crate) mod scenarios;
 pub(crate) mod server;
 pub(crate) mod small_disk;

@@ -164,8 +164,8 @@ pub(crate) struct Readers {
 
 impl Readers {
     /// They begin where the ledger has read to.
-    pub(crate) fn start(namesrv: &str, ledger: &Ledger) -> Self {
-        let readers = ledger.topic.iter().zip(&ledger.queues).map(|(queue, known)| {
+    pub(crate) fn start(namesrv: &str, queues: &[Queue], ledger: &Ledger) -> Self {
+        let readers = queues.iter().zip(&ledger.queues).map(|(queue, known)| {
             let (client, queue, from) = (Client::new(namesrv), queue.clone(), known.read_to);
             std::thread::spawn(move || read_until_gone(client, &queue, from))
         });
