@@ -28,6 +28,8 @@ pub enum FlushDiskType {
     AsyncFlush,
 }
 
+/// As RocketMQ's clients expect, which send a heartbeat every 30 s.
+const IDLE_CLOSE_S: u64 = 120;
 /// Time for one check of all that is stored, unless configured: a week.
 const SCRUB_INTERVAL_S: u64 = 7 * 24 * 3600;
 
@@ -57,6 +59,8 @@ pub struct Config {
     pub cold_cache_bytes: usize,
     /// How long one check of all that is stored may take; `None` when nothing is checked in the background.
     pub scrub_interval: Option<Duration>,
+    /// A connection on which nothing moves for so long is closed.
+    pub idle_close: Duration,
     pub auto_create_topic: bool,
     pub auto_create_subscription_group: bool,
     /// Queues of TBW102, the most that an automatically made topic gets on one shard.
@@ -145,6 +149,8 @@ impl Config {
         in_range("cold_cache", cold_cache_bytes, 1 << 20, usize::MAX)?;
         let scrub_interval_s = text.scrub_interval_s.unwrap_or(SCRUB_INTERVAL_S);
         in_range("scrub_interval_s", scrub_interval_s, 0, 366 * 24 * 3600)?;
+        let idle_close_s = text.server_channel_max_idle_time_seconds.unwrap_or(IDLE_CLOSE_S);
+        in_range("serverChannelMaxIdleTimeSeconds", idle_close_s, 1, 24 * 3600)?;
         Ok(Self {
             node_name: text.node_name_or_default(),
             cluster: text.broker_cluster_name.clone().unwrap_or_else(|| "DefaultCluster".to_owned()),
@@ -160,6 +166,7 @@ impl Config {
             segment_bytes,
             cold_cache_bytes,
             scrub_interval: (scrub_interval_s > 0).then(|| Duration::from_secs(scrub_interval_s)),
+            idle_close: Duration::from_secs(idle_close_s),
             auto_create_topic: text.auto_create_topic_enable.unwrap_or(true),
             auto_create_subscription_group: text.auto_create_subscription_group.unwrap_or(true),
             default_topic_queues,

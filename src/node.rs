@@ -205,10 +205,11 @@ fn join(core: usize, thread: JoinHandle<io::Result<()>>) -> Result<(), NodeError
 }
 
 fn bind(config: &Config) -> io::Result<Listeners> {
-    let shards = (0..config.shards).map(|shard| Listener::bind(config.shard_address(shard)));
+    let bind = |address| Ok::<_, io::Error>(Listener::bind(address)?.closing_idle_after(config.idle_close));
+    let shards = (0..config.shards).map(|shard| bind(config.shard_address(shard)));
     Ok(Listeners {
         shards: shards.collect::<io::Result<_>>()?,
-        name_server: Listener::bind(SocketAddr::new(config.host, config.namesrv_port))?,
+        name_server: bind(SocketAddr::new(config.host, config.namesrv_port))?,
     })
 }
 

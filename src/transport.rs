@@ -35,10 +35,12 @@ use crate::remoting::response::{ReplyTo, write_request, write_response_head};
 const COPIED_PIECE_BYTES_MAX: usize = 2048;
 /// Reads of one connection before the others of its core get their turn.
 const READS_PER_TURN: u32 = 4;
-/// A connection on which nothing moved for this long is closed, as RocketMQ does.
+/// A connection on which nothing moved for this long is closed, as RocketMQ does, unless the listener was told otherwise.
 const IDLE_CLOSE: Duration = Duration::from_secs(120);
 /// How often the answers of peers that are behind are looked at.
 const BEHIND_INTERVAL: Duration = Duration::from_secs(1);
+/// How often idle connections are looked for, or a quarter of the time that they have, if that is less.
+const IDLE_SCAN_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 /// Identity of a connection within its listener; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -326,6 +328,7 @@ impl Connection {
 pub struct Listener {
     listener: TcpListener,
     address: SocketAddr,
+    idle_close: Duration,
 }
 
 impl Listener {
@@ -338,7 +341,14 @@ impl Listener {
             |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
         let listener = TcpListener::bind(address).map_err(named)?;
         let address = listener.local_addr().map_err(named)?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, idle_close: IDLE_CLOSE })
+    }
+
+    /// The same with another time after which a connection is closed on which nothing moves.
+    #[must_use]
+    pub fn closing_idle_after(mut self, idle_close: Duration) -> Self {
+        self.idle_close = idle_close;
+        self
     }
 
     /// The address as bound.
@@ -353,11 +363,11 @@ impl Listener {
     /// The system refuses another thread.
     pub fn start(self) -> io::Result<Accepted> {
         let (sender, sockets) = mailbox(MAILBOX_MESSAGES_MAX);
-        let address = self.address;
+        let (address, idle_close) = (self.address, self.idle_close);
         std::thread::Builder::new()
             .name(format!("accept-{}", address.port()))
             .spawn(move || accept(&self.listener, &sender))?;
-        Ok(Accepted { sockets, address })
+        Ok(Accepted { sockets, address, idle_close })
     }
 }
 
@@ -384,6 +394,7 @@ fn accept(listener: &TcpListener, sender: &MailSender<(TcpStream, SocketAddr)>) 
 pub struct Accepted {
     sockets: Mailbox<(TcpStream, SocketAddr)>,
     address: SocketAddr,
+    idle_close: Duration,
 }
 
 /// The listener's connections on their core: serves them, closes idle ones, and knows who is there.
@@ -409,8 +420,9 @@ impl Server {
             behind: RefCell::default(),
         });
         task::spawn(Rc::clone(&server).take_connections(accepted.sockets));
-        task::spawn(Rc::clone(&server).close_idle_and_slow());
+        task::spawn(Rc::clone(&server).close_slow());
         task::spawn(Rc::clone(&server).let_go_of_blocks());
+        task::spawn(Rc::clone(&server).close_idle_connections(accepted.idle_close));
         server
     }
 
@@ -480,18 +492,26 @@ impl Server {
         self.service.closed(&connection);
     }
 
-    async fn close_idle_and_slow(self: Rc<Self>) {
+    async fn close_idle_connections(self: Rc<Self>, idle_close: Duration) {
+        loop {
+            task::sleep(IDLE_SCAN_INTERVAL_MAX.min(idle_close / 4)).await;
+            for connection in self.connections.borrow().values() {
+                if connection.last_moved.get().elapsed() > idle_close {
+                    connection.close();
+                }
+            }
+        }
+    }
+
+    async fn close_slow(self: Rc<Self>) {
         loop {
             task::sleep(held::SCAN_INTERVAL).await;
             for connection in self.connections.borrow().values() {
-                let is_idle = connection.last_moved.get().elapsed() > IDLE_CLOSE;
                 let is_slow = connection.look();
                 if is_slow && !connection.is_closed() {
                     let held_bytes = connection.held_bytes();
                     warn!(peer = %connection.peer, held_bytes, "connection closed: its peer does not take its answers, or does not go on \
                         with its request");
-                }
-                if is_idle || is_slow {
                     connection.close();
                 }
             }

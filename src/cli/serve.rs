@@ -32,6 +32,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
   mappedFileSizeCommitLog = \"1GiB\"
   metrics_port = 5557      # on 127.0.0.1; 0 for none
   stages = false           # measure the time of every stage of every message
+  serverChannelMaxIdleTimeSeconds = 120  # a connection on which nothing moves for so long is closed
   scrub_interval_s = 604800  # check all that is stored in this time, again and again; 0 for never
   [[core]]
   cpu = 0

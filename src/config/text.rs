@@ -47,6 +47,8 @@ pub struct ConfigText {
     pub cold_cache: Option<Size>,
     pub spin: Option<Span>,
     pub scrub_interval_s: Option<u64>,
+    #[serde(rename = "serverChannelMaxIdleTimeSeconds")]
+    pub server_channel_max_idle_time_seconds: Option<u64>,
     #[serde(default)]
     pub core: Vec<CoreText>,
 }
@@ -74,7 +76,7 @@ pub struct WriteBuffersText {
     pub count: Option<usize>,
 }
 
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "node_name",
     "brokerClusterName",
     "host",
@@ -96,6 +98,7 @@ const KEYS: [&str; 22] = [
     "cold_cache",
     "spin",
     "scrub_interval_s",
+    "serverChannelMaxIdleTimeSeconds",
     "core",
 ];
 const CORE_KEYS: [&str; 7] = ["cpu", "log", "serve", "ring_depth", "write_buffers", "hot_tail", "spin"];
@@ -212,6 +215,9 @@ impl ConfigText {
             cold_cache: other.cold_cache.or(self.cold_cache),
             spin: other.spin.or(self.spin),
             scrub_interval_s: other.scrub_interval_s.or(self.scrub_interval_s),
+            server_channel_max_idle_time_seconds: other
+                .server_channel_max_idle_time_seconds
+                .or(self.server_channel_max_idle_time_seconds),
             core: if other.core.is_empty() { self.core } else { other.core },
         }
     }

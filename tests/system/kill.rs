@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::support::enduring::{Crew, Enduring};
+use crate::support::java::Java;
 use crate::support::load::{Amount, Ledger, Load, Readers};
 use crate::support::server::{Server, Settings};
-use crate::support::{alone, number_from_env};
+use crate::support::{alone, await_until, number_from_env};
 
 /// Unless the environment has another number in `ROUNDS`.
 const ROUNDS: u32 = 20;
 const SENDERS: u32 = 8;
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Messages of each sender that are under way.
 const IN_FLIGHT: usize = 32;
 /// Mostly small, so that many are cut off; some take several pages.
@@ -33,6 +36,30 @@ enum Stop {
 
 impl Stop {
     const ALL: [Self; 3] = [Self::Killed, Self::PausedThenKilled, Self::KilledWhilePaused];
+
+    /// Ends the server so; how long it went on meanwhile.
+    fn end(self, server: &mut Server, random: &mut StdRng) -> Duration {
+        let mut went_on = Duration::ZERO;
+        if self != Self::Killed {
+            server.pause();
+            sleep_for(random.random_range(1..500));
+        }
+        if self == Self::PausedThenKilled {
+            server.resume();
+            went_on = sleep_for(random.random_range(50..1000));
+        }
+        server.kill();
+        went_on
+    }
+}
+
+fn random_settings(random: &mut StdRng) -> Settings {
+    Settings {
+        placement: if random.random() { "spread" } else { "co-located" },
+        flush: if random.random() { "sync" } else { "async" },
+        runtime: if random.random() { "ring" } else { "glommio" },
+        ..Settings::default()
+    }
 }
 
 /// How long it really was.
@@ -62,24 +89,11 @@ fn what_was_acknowledged_or_read_survives_kills() {
         let load = Load::start_with(&server.namesrv(), &ledger.topic, amount, IN_FLIGHT);
         under_load += sleep_for(random.random_range(50..1000));
         let stop = Stop::ALL[random.random_range(0..Stop::ALL.len())];
-        if stop != Stop::Killed {
-            server.pause();
-            sleep_for(random.random_range(1..500));
-        }
-        if stop == Stop::PausedThenKilled {
-            server.resume();
-            under_load += sleep_for(random.random_range(50..1000));
-        }
-        server.kill();
+        under_load += stop.end(&mut server, &mut random);
         let before = ledger.acknowledged;
         load.enter_into(&mut ledger);
         let read = readers.enter_into(&mut ledger);
-        let settings = Settings {
-            placement: if random.random() { "spread" } else { "co-located" },
-            flush: if random.random() { "sync" } else { "async" },
-            runtime: if random.random() { "ring" } else { "glommio" },
-            ..Settings::default()
-        };
+        let settings = random_settings(&mut random);
         let acknowledged = ledger.acknowledged - before;
         println!("round {round}: {stop:?}, {acknowledged} acknowledged, {read} read; next {settings:?}");
         assert!(acknowledged > 0 && read > 0, "{acknowledged} acknowledged, {read} read in round {round}");
@@ -87,6 +101,58 @@ fn what_was_acknowledged_or_read_survives_kills() {
         ledger.verify(&server);
     }
     ledger.rewind();
+    ledger.verify(&server);
+    let rate = ledger.acknowledged as f64 / under_load.as_secs_f64();
+    println!(
+        "{} messages acknowledged in {under_load:.1?} of load, {rate:.0} a second; {} stored",
+        ledger.acknowledged,
+        ledger.read()
+    );
+    assert!(server.stop().success(), "SIGTERM at the end");
+}
+
+/// Of the test with Java clients, which take their time to come back.
+const JAVA_ROUNDS: u32 = 5;
+const JAVA_CREW: Crew = Crew { senders: 8, members: 2 };
+/// Messages that are acknowledged and consumed before a round may end: the clients are back.
+const BACK_AT_WORK: u64 = 200;
+
+#[test]
+fn stock_java_clients_go_on_over_kills_and_pauses_and_lose_nothing() {
+    let _guard = alone();
+    let seed = number_from_env("SEED", 20_261_123);
+    println!("SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let java = Java::with_client("5.5.0");
+    let mut server = Server::start(Settings::default());
+    let mut ledger = Ledger::new(&server, "java-kill", 3);
+    let crew = Enduring::start(&java, &server.namesrv(), &ledger, JAVA_CREW, server.scratch());
+    let mut under_load = Duration::ZERO;
+    for round in 0..number_from_env("ROUNDS", JAVA_ROUNDS) {
+        let (acknowledged, consumed) = (crew.acknowledged(), crew.consumed());
+        let began = Instant::now();
+        await_until("the clients at work", PATIENCE, || {
+            crew.acknowledged() > acknowledged + BACK_AT_WORK && crew.consumed() > consumed + BACK_AT_WORK
+        });
+        under_load += began.elapsed() + sleep_for(random.random_range(1..1000));
+        if random.random() {
+            // It goes on where it was.
+            server.pause();
+            sleep_for(random.random_range(1..4000));
+            server.resume();
+            under_load += sleep_for(random.random_range(1..1000));
+        }
+        let stop = Stop::ALL[random.random_range(0..Stop::ALL.len())];
+        under_load += stop.end(&mut server, &mut random);
+        let settings = random_settings(&mut random);
+        println!(
+            "round {round}: {stop:?}, {} acknowledged, {} consumed; next {settings:?}",
+            crew.acknowledged() - acknowledged,
+            crew.consumed() - consumed
+        );
+        server.start_again(settings);
+    }
+    crew.enter_into(&mut ledger);
     ledger.verify(&server);
     let rate = ledger.acknowledged as f64 / under_load.as_secs_f64();
     println!(

@@ -1,6 +1,7 @@
 //! What the system tests share: a running server, client programs, load with a memory of what was acknowledged, and who may
 //! run beside whom.
 
+pub(crate) mod enduring;
 pub(crate) mod go;
 pub(crate) mod java;
 pub(crate) mod load;

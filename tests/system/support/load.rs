@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ringmq::client::{Client, MessageView, OutMessage, Pull, Pulled, Queue, SendUnderWay};
 use ringmq::remoting::code::response::PULL_NOT_FOUND;
 
+use super::enduring::Placed;
 use super::server::Server;
 
 /// Shortest body: sender, number and length.
@@ -240,6 +241,29 @@ impl Ledger {
         for queue in &mut self.queues {
             queue.read_to = 0;
         }
+    }
+
+    /// A message that may be there, once, or not.
+    pub(crate) fn enter_in_flight(&mut self, ids: Vec<Id>) {
+        self.in_flight.extend(ids);
+    }
+
+    /// A message whose place an answer named.
+    pub(crate) fn enter_acknowledged(&mut self, placed: &Placed) {
+        self.enter_read(placed);
+        self.acknowledged += 1;
+    }
+
+    /// A message that was seen at its place, and must stay there.
+    pub(crate) fn enter_read(&mut self, placed: &Placed) {
+        let Placed { broker_name, queue_id, offset, id } = placed;
+        let index = self
+            .topic
+            .iter()
+            .position(|queue| queue.broker_name == *broker_name && queue.queue_id == *queue_id)
+            .unwrap_or_else(|| panic!("{placed:?} is in no queue of the topic"));
+        let known = *self.queues[index].expected.entry(*offset).or_insert(*id);
+        assert_eq!(known, *id, "two messages at one place: {placed:?}");
     }
 
     /// Reads what was not read yet: queue offsets without a gap, every body whole, nothing twice, each acknowledged message at

@@ -35,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) segment_mib: u32,
     /// Time for one check of all that is stored; 0 for never.
     pub(crate) scrub_interval_s: u64,
+    /// Time after which a connection is closed on which nothing moves.
+    pub(crate) idle_close_s: u64,
     /// Whether [`Server::set_disk_faults`] has an effect.
     pub(crate) disk_faults: bool,
 }
@@ -48,6 +50,7 @@ impl Default for Settings {
             flush: "sync",
             segment_mib: 16,
             scrub_interval_s: 0,
+            idle_close_s: 120,
             disk_faults: false,
         }
     }
@@ -111,6 +114,8 @@ impl Server {
         writeln!(text, "mappedFileSizeCommitLog = \"{}MiB\"", settings.segment_mib)
             .expect("writing to a string");
         writeln!(text, "scrub_interval_s = {}", settings.scrub_interval_s).expect("writing to a string");
+        writeln!(text, "serverChannelMaxIdleTimeSeconds = {}", settings.idle_close_s)
+            .expect("writing to a string");
         std::fs::write(&config, text).expect("write the configuration");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("open the log file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringmq"));
