@@ -47,7 +47,8 @@ pub(crate) struct DerivedBatch {
 impl DerivedBatch {
     /// Whether it says nothing that the batches before, up to `covered`, did not say.
     fn is_nothing(&self, covered: Covered) -> bool {
-        self.covered == covered && self.deleted.is_empty()
+        let is_empty = self.entries.is_empty() && self.keys.is_empty() && self.deleted.is_empty();
+        self.covered == covered && is_empty
     }
 }
 

@@ -25,6 +25,7 @@ pub mod log_meter;
 pub mod log_shard;
 pub mod manifest;
 pub mod message_store;
+pub mod migration;
 pub mod position;
 mod positions;
 pub mod record;

@@ -49,6 +49,15 @@ impl Manifest {
         fs::rename(&new, root.join(FILE_NAME))?;
         File::open(root)?.sync_all()
     }
+
+    /// Removes the manifest, durably: the folder is no store any more.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn remove(root: &Path) -> io::Result<()> {
+        fs::remove_file(root.join(FILE_NAME))?;
+        File::open(root)?.sync_all()
+    }
 }
 
 /// An identity for a new store.

@@ -13,13 +13,17 @@
 //! Damage in the log is told, remembered ([`crate::damage`]) and passed over; nothing of it is cut. The messages that are lost keep their
 //! queue offsets ([`dispatch`]): readers go on past them, and no other message ever gets their place.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use hashbrown::HashMap;
 
+use crate::checkpoint::{self, Checkpoint};
 use crate::commit_log::RecoveredLog;
-use crate::commit_log::scan::{Damage, ScanError, ScanLog, Scanned, cut, scan, torn_window_bytes};
+use crate::commit_log::scan::{
+    Damage, ScanError, ScanLog, Scanned, UNSYNCED_MARKER, cut, scan, torn_window_bytes,
+};
 use crate::consume_queue::files::QueueState;
 use crate::damage::KnownDamage;
 use crate::deliberate::{Mistake, makes};
@@ -31,6 +35,10 @@ use crate::position::{PhysicalOffset, QueueOffset};
 use crate::positions::{Positions, QueuePosition};
 use crate::segment::{SegmentError, list_segments, segment_path, segment_start};
 use crate::side_writer::{RecoveredSide, abort_path};
+
+/// Name of the file in a shard's folder that says that a stock RocketMQ broker wrote parts of its log, or may have. When one
+/// deletes a topic and makes it again, the offsets of its queues begin anew.
+pub(crate) const STOCK_MARKER: &str = "stock";
 
 mod dispatch;
 pub(crate) mod snapshot_check;
@@ -70,6 +78,17 @@ pub struct RecoveredShard {
     pub report: RecoveryReport,
     /// What is known to be damaged in the log, from this start and those before.
     pub damage: KnownDamage,
+}
+
+impl RecoveredShard {
+    /// How many messages each topic has, by name.
+    pub(crate) fn messages(&self) -> Vec<(String, u64)> {
+        let mut messages: BTreeMap<String, u64> = BTreeMap::new();
+        for queue in self.serve.queues.iter().filter(|queue| !queue.is_deleted) {
+            *messages.entry(queue.name.topic.to_string()).or_default() += queue.max.since(queue.min);
+        }
+        messages.into_iter().collect()
+    }
 }
 
 /// How far a recovery is.
@@ -145,6 +164,9 @@ pub fn recover_shard<D: Disk + Clone>(
     disk.create_dir_all(&log_dir).map_err(derived_error)?;
     let segments = list_segments(disk, &log_dir, config.segment_bytes)?;
     let snapshot = Snapshot::read(disk, dir).map_err(derived_error)?;
+    let was_stopped = !mark_in_use(disk, dir).map_err(derived_error)?;
+    let is_ours = look_for_others(disk, dir, &snapshot, was_stopped).map_err(derived_error)?;
+    let clean = was_stopped && is_ours;
     let log = ScanLog {
         dir: &log_dir,
         segments: &segments,
@@ -152,7 +174,6 @@ pub fn recover_shard<D: Disk + Clone>(
         torn_window_bytes: torn_window_bytes(disk, dir)?,
         durable_to: snapshot.durable_to(),
     };
-    let clean = !mark_in_use(disk, dir).map_err(derived_error)?;
     let mut damage = KnownDamage::read(disk, dir).map_err(derived_error)?;
     let (files, rebuilt) =
         open_files(disk, dir, config, &log, &snapshot, &damage, clean).map_err(derived_error)?;
@@ -166,7 +187,8 @@ pub fn recover_shard<D: Disk + Clone>(
         damage = KnownDamage::default();
     }
     let log_start = segments.first().copied().unwrap_or_default();
-    let mut dispatch = Dispatch::new(dir, log_start, files);
+    let queues_may_restart = disk.exists(&dir.join(STOCK_MARKER)).map_err(derived_error)?;
+    let mut dispatch = Dispatch::new(dir, log_start, queues_may_restart, files);
     let log_end = segments.last().map_or(scanned_from, |last| last.plus(config.segment_bytes));
     let total_bytes = log_end.since(scanned_from);
     let mut reported = scanned_from;
@@ -299,6 +321,42 @@ fn tell_damage(log: &ScanLog<'_>, damage: &Damage<'_>, number: u64) {
             tracing::error!(dir = %log.dir.display(), "there is more damage; `ringmq store verify` lists it")
         }
         _ => {}
+    }
+}
+
+/// Whether nobody else has used the folder since the last snapshot, as far as the checkpoint tells. What somebody has written behind it
+/// into ConsumeQueues and index must go, as after an unclean exit.
+fn look_for_others<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    snapshot: &Snapshot,
+    was_stopped: bool,
+) -> io::Result<bool> {
+    match Checkpoint::read(disk, dir)? {
+        checkpoint::Found::Missing | checkpoint::Found::Ours(_) => Ok(true),
+        checkpoint::Found::Unmarked(found) => {
+            let is_as_left = snapshot.current.as_ref().is_ok_and(|positions| {
+                u64::try_from(found.confirm_offset) == Ok(positions.log_end)
+                    && found.log_timestamp_ms == positions.last_store_timestamp_ms
+            });
+            if !is_as_left {
+                tracing::info!(dir = %dir.display(), "a stock RocketMQ has used the shard; what it wrote is taken over");
+                disk.open_or_create(&dir.join(STOCK_MARKER))?;
+                if !was_stopped {
+                    // With its lazy flush, much may have been written and not durable when the power went.
+                    disk.open_or_create(&dir.join(UNSYNCED_MARKER))?;
+                }
+                disk.sync_dir(dir)?;
+            }
+            Ok(is_as_left)
+        }
+        checkpoint::Found::Changed => {
+            tracing::warn!(
+                path = %Checkpoint::path(dir).display(),
+                "the checkpoint is damaged, or was changed by another program: it is written anew; what was derived from the log is checked"
+            );
+            Ok(false)
+        }
     }
 }
 

@@ -3,8 +3,10 @@
 //! ```text
 //! <root>/lock       locked (flock) by the process that uses the store; holds its process id
 //! <root>/manifest   see `manifest.rs`
-//! <root>/shard-<n>  RocketMQ's layout: commitlog, consumequeue, index, config, checkpoint, abort; and our `positions`
+//! <root>/shard-<n>  RocketMQ's layout: commitlog, consumequeue, index, config, checkpoint, abort, lock; and our `positions`
 //! ```
+//! A stock RocketMQ broker can be pointed at a shard's folder. It locks the file `lock` there (by `fcntl`, as Java does); a store that is
+//! open holds these locks, too, so that never both write.
 //!
 //! Used once, before the cores start. A [`StoreDir`] holds the lock until it is dropped; the kernel lets go of it when the
 //! process dies, however it dies.
@@ -12,6 +14,9 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
 
 use crate::damage::KnownDamage;
 use crate::io::disk::StdDisk;
@@ -44,11 +49,17 @@ pub enum StoreDirError {
         "the store {path} is in use by process {process}; stop it first, or choose another folder with --data"
     )]
     InUse { path: PathBuf, process: String },
+    #[error("a RocketMQ broker is running on {path}; stop it first")]
+    InUseByStock { path: PathBuf },
+    #[error(
+        "{path} is the store of a RocketMQ broker; `ringmq store adopt {path} --data DIR` makes it the store of a node, without copying"
+    )]
+    StockStore { path: PathBuf },
     #[error("the manifest of the store {path} is not usable: {source}")]
     Manifest { path: PathBuf, source: SealedFileError },
     #[error(
         "{path} holds shards but no manifest, so how it was made is not known; restore the file manifest, or choose another \
-         folder with --data"
+         folder with --data; when shard-0 there was written by RocketMQ, `ringmq store adopt {path}/shard-0 --data {path}`"
     )]
     ManifestMissing { path: PathBuf },
     #[error(
@@ -81,6 +92,8 @@ pub struct StoreDir {
     manifest: Manifest,
     /// Holds the lock while it is open.
     _lock: File,
+    /// The same for stock brokers.
+    shard_locks: Vec<File>,
 }
 
 impl StoreDir {
@@ -95,7 +108,10 @@ impl StoreDir {
             .map_err(failed)?
             .map_err(|source| StoreDirError::Manifest { path: root.to_owned(), source })?;
         let Some(manifest) = found else { return Err(StoreDirError::NoStore { path: root.to_owned() }) };
-        Ok(Self { root: root.to_owned(), manifest, _lock: lock(root)? })
+        let lock = lock_root(root)?;
+        let mut store = Self { root: root.to_owned(), manifest, _lock: lock, shard_locks: Vec::new() };
+        store.lock_shards()?;
+        Ok(store)
     }
 
     /// Locks the store at `root`; makes it when the folder is missing or empty.
@@ -107,7 +123,7 @@ impl StoreDir {
         fs::create_dir_all(root).map_err(failed)?;
         // The runtime opens nothing by a relative path.
         let root = &fs::canonicalize(root).map_err(failed)?;
-        let lock = lock(root)?;
+        let lock = lock_root(root)?;
         let found = Manifest::read(root)
             .map_err(failed)?
             .map_err(|source| StoreDirError::Manifest { path: root.to_owned(), source })?;
@@ -118,14 +134,21 @@ impl StoreDir {
             }
             None => create(root, wanted)?,
         };
-        let store = Self { root: root.to_owned(), manifest, _lock: lock };
+        let mut store = Self { root: root.to_owned(), manifest, _lock: lock, shard_locks: Vec::new() };
         for index in 0..store.shards() {
             for folder in SHARD_FOLDERS {
                 let path = store.shard_dir(index).join(folder);
                 fs::create_dir_all(&path).map_err(|source| StoreDirError::Io { path, source })?;
             }
         }
+        store.lock_shards()?;
         Ok(store)
+    }
+
+    fn lock_shards(&mut self) -> Result<(), StoreDirError> {
+        let dirs = (0..self.shards()).map(|shard| self.shard_dir(shard)).filter(|dir| dir.exists());
+        self.shard_locks = dirs.map(|dir| lock_against_stock(&dir)).collect::<Result<_, _>>()?;
+        Ok(())
     }
 
     /// How many shards the store has.
@@ -220,7 +243,11 @@ fn shard_dir(root: &Path, index: u32) -> PathBuf {
     root.join(format!("shard-{index}"))
 }
 
-fn lock(root: &Path) -> Result<File, StoreDirError> {
+/// Locks the root folder of a store.
+///
+/// # Errors
+/// Another process has it, or the folder cannot be written.
+pub(crate) fn lock_root(root: &Path) -> Result<File, StoreDirError> {
     let path = root.join("lock");
     let failed = |source| StoreDirError::Io { path: path.clone(), source };
     let mut file =
@@ -236,6 +263,22 @@ fn lock(root: &Path) -> Result<File, StoreDirError> {
     file.seek(SeekFrom::Start(0)).map_err(failed)?;
     writeln!(file, "{}", std::process::id()).map_err(failed)?;
     Ok(file)
+}
+
+/// Takes the lock that a stock broker holds on its store while it runs. Let go of when the file is closed.
+///
+/// # Errors
+/// A broker runs there, or the folder cannot be written.
+pub(crate) fn lock_against_stock(dir: &Path) -> Result<File, StoreDirError> {
+    let path = dir.join("lock");
+    let failed = |source| StoreDirError::Io { path: path.clone(), source };
+    let file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::ACCESS | Errno::AGAIN) => Err(StoreDirError::InUseByStock { path: dir.to_owned() }),
+        Err(error) => Err(failed(error.into())),
+    }
 }
 
 fn compare(root: &Path, found: &Manifest, wanted: &StoreSettings) -> Result<(), StoreDirError> {
@@ -263,6 +306,9 @@ fn create(root: &Path, wanted: &StoreSettings) -> Result<Manifest, StoreDirError
     let failed = |source| StoreDirError::Io { path: root.to_owned(), source };
     if shard_dir(root, 0).exists() {
         return Err(StoreDirError::ManifestMissing { path: root.to_owned() });
+    }
+    if root.join("commitlog").exists() {
+        return Err(StoreDirError::StockStore { path: root.to_owned() });
     }
     let manifest = Manifest {
         store_id: random_store_id().map_err(failed)?,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use hashbrown::HashMap;
 use serde::Serialize;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{self, Checkpoint};
 use crate::commit_log::scan::{Damage, ScanEnd, ScanError, ScanLog, Scanned, scan, torn_window_bytes};
 use crate::damage::KnownDamage;
 use crate::dispatch::derive;
@@ -18,7 +18,7 @@ use crate::io::disk::Disk;
 use crate::position::{PhysicalOffset, QueueOffset};
 use crate::positions::Positions;
 use crate::record::{RECORD_BYTES_MIN, RecordView};
-use crate::recovery::{RecoveryProgress, ShardConfig, durable_to};
+use crate::recovery::{RecoveryProgress, STOCK_MARKER, ShardConfig, durable_to};
 use crate::segment::{SegmentError, list_segments, segment_path, segment_start};
 use crate::side_writer::abort_path;
 
@@ -174,6 +174,7 @@ pub fn verify_shard<D: Disk + Clone>(
             .map_or(PhysicalOffset::ZERO, |positions| PhysicalOffset::new(positions.log_end)),
         next_offsets: HashMap::new(),
         has_damage: false,
+        queues_may_restart: disk.exists(&dir.join(STOCK_MARKER)).map_err(io_error)?,
         queues: QueueCheck::new(disk, dir, positions.as_ref()),
         index: IndexCheck::new(disk, dir, config.index, positions.as_ref(), is_clean),
         report,
@@ -244,28 +245,35 @@ fn check_checkpoint<D: Disk>(
     is_clean: bool,
     report: &mut VerifyReport,
 ) -> io::Result<()> {
-    let Some(found) = Checkpoint::read(disk, dir)? else { return Ok(()) };
-    let agrees = found.is_some_and(|found| {
-        let covered = i64::try_from(positions.log_end).unwrap_or(i64::MAX);
-        let is_behind = found.confirm_offset <= covered
-            && found.log_timestamp_ms <= positions.last_store_timestamp_ms
-            && found.log_timestamp_ms == found.queues_timestamp_ms
-            && found.log_timestamp_ms == found.index_timestamp_ms;
-        let is_there =
-            found.confirm_offset == covered && found.log_timestamp_ms == positions.last_store_timestamp_ms;
-        if is_clean { is_behind && is_there } else { is_behind }
+    let what = match Checkpoint::read(disk, dir)? {
+        // What a stock broker has written says nothing of us.
+        checkpoint::Found::Missing | checkpoint::Found::Unmarked(_) => return Ok(()),
+        checkpoint::Found::Changed => {
+            "its checksum does not agree: it is damaged, or a stock RocketMQ has used the folder"
+        }
+        checkpoint::Found::Ours(found) => {
+            let covered = i64::try_from(positions.log_end).unwrap_or(i64::MAX);
+            let is_behind = found.confirm_offset <= covered
+                && found.log_timestamp_ms <= positions.last_store_timestamp_ms
+                && found.log_timestamp_ms == found.queues_timestamp_ms
+                && found.log_timestamp_ms == found.index_timestamp_ms;
+            let is_there = found.confirm_offset == covered
+                && found.log_timestamp_ms == positions.last_store_timestamp_ms;
+            if is_behind && (is_there || !is_clean) {
+                return Ok(());
+            }
+            "it does not agree with the positions snapshot"
+        }
+    };
+    report.add(Finding {
+        part: Part::Checkpoint,
+        file: Checkpoint::path(dir),
+        offset: 0,
+        bytes: 0,
+        what: what.to_owned(),
+        lost: "nothing: only a stock RocketMQ reads it".to_owned(),
+        cure: "none needed: the next start writes it anew".to_owned(),
     });
-    if !agrees {
-        report.add(Finding {
-            part: Part::Checkpoint,
-            file: Checkpoint::path(dir),
-            offset: 0,
-            bytes: 0,
-            what: "it does not agree with the positions snapshot".to_owned(),
-            lost: "nothing: only a stock RocketMQ reads it".to_owned(),
-            cure: "ringmq store repair, or delete the file".to_owned(),
-        });
-    }
     Ok(())
 }
 
@@ -277,6 +285,8 @@ struct Pass<'a, D: Disk> {
     covered: PhysicalOffset,
     next_offsets: HashMap<String, HashMap<u32, QueueOffset>>,
     has_damage: bool,
+    /// A stock broker may have deleted a topic and made it again.
+    queues_may_restart: bool,
     queues: QueueCheck<'a, D>,
     index: IndexCheck<'a, D>,
     report: VerifyReport,
@@ -313,6 +323,10 @@ impl<D: Disk> Pass<'_, D> {
         let next = ids.entry(queue_id).or_insert(starts_at);
         let expected = *next;
         *next = found.plus(1);
+        if found == QueueOffset::ZERO && found < expected && self.queues_may_restart {
+            self.queues.restart(topic, queue_id);
+            return;
+        }
         if found > expected {
             self.report.lose(topic, queue_id, expected, found);
         }

@@ -4,6 +4,7 @@
 mod damage;
 mod fixture;
 mod fuzz;
+mod migration;
 mod plain_record;
 
 use std::cell::Cell;

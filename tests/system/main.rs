@@ -15,6 +15,7 @@ mod kill;
 mod links;
 mod metrics;
 mod million;
+mod moving;
 mod readme;
 mod restart;
 mod support;

@@ -10,6 +10,7 @@ pub(crate) mod proxy;
 pub(crate) mod scenarios;
 pub(crate) mod server;
 pub(crate) mod small_disk;
+pub(crate) mod stock_broker;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

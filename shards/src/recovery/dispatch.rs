@@ -22,7 +22,7 @@ use crate::dispatch::derive;
 use crate::io::disk::Disk;
 use crate::position::{PhysicalOffset, QueueOffset};
 use crate::positions::QueuePosition;
-use crate::record::{RECORD_BYTES_MIN, RecordView};
+use crate::record::{RECORD_BYTES_MIN, RecordView, takes_queue_offset};
 use crate::recovery::RecoveryError;
 
 /// Entries and keys that are gathered before they are written.
@@ -35,6 +35,8 @@ pub(super) struct Dispatch<'a, D: Disk> {
     dir: &'a Path,
     /// Where the log starts: beyond 0, queues need not start at offset 0.
     log_start: PhysicalOffset,
+    /// A stock broker may have deleted a topic and made it again.
+    queues_may_restart: bool,
     files: DerivedFiles<D>,
     /// Handle and next offset of each queue.
     queues: HashMap<Arc<str>, HashMap<u32, (QueueHandle, QueueOffset)>>,
@@ -57,7 +59,12 @@ struct Resemblance {
 }
 
 impl<'a, D: Disk> Dispatch<'a, D> {
-    pub(super) fn new(dir: &'a Path, log_start: PhysicalOffset, files: DerivedFiles<D>) -> Self {
+    pub(super) fn new(
+        dir: &'a Path,
+        log_start: PhysicalOffset,
+        queues_may_restart: bool,
+        files: DerivedFiles<D>,
+    ) -> Self {
         let mut queues: HashMap<Arc<str>, HashMap<u32, _>> = HashMap::new();
         let queue_count = files.queues().len();
         for (index, QueueState { name, max, .. }) in files.queues().iter().enumerate() {
@@ -68,6 +75,7 @@ impl<'a, D: Disk> Dispatch<'a, D> {
         Self {
             dir,
             log_start,
+            queues_may_restart,
             files,
             queues,
             queue_count,
@@ -82,6 +90,7 @@ impl<'a, D: Disk> Dispatch<'a, D> {
 
     pub(super) fn record(&mut self, record: &RecordView<'_>) -> Result<(), RecoveryError> {
         let at = record.physical_offset();
+        self.restart_queue(record)?;
         if let Some(entry) = derive(record, &mut self.batch.keys) {
             let queue = self.queue(record)?;
             self.batch.entries.push(QueuedEntry { queue, offset: record.queue_offset(), entry });
@@ -92,6 +101,23 @@ impl<'a, D: Disk> Dispatch<'a, D> {
             last_store_timestamp_ms: record.store_timestamp_ms(),
         };
         self.write_when_full()
+    }
+
+    /// Forgets the messages of a queue that begins anew. Readers get the later ones only, as from the stock broker.
+    fn restart_queue(&mut self, record: &RecordView<'_>) -> Result<(), RecoveryError> {
+        let is_first = record.queue_offset() == QueueOffset::ZERO && takes_queue_offset(record.sys_flag());
+        if !(is_first && self.queues_may_restart) {
+            return Ok(());
+        }
+        match self.next(record.topic(), record.queue_id()) {
+            Some((handle, next)) if next > QueueOffset::ZERO => {
+                self.write()?;
+                self.batch.deleted.push(handle);
+                self.set_next(record.topic(), record.queue_id(), QueueOffset::ZERO);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The log goes on behind a damaged stretch.

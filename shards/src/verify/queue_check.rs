@@ -15,6 +15,8 @@ use crate::verify::{Finding, Part, VerifyError, VerifyReport};
 
 /// Entries that are gathered before they are compared: by queue, so that files are read in runs.
 const BATCH_ENTRIES: usize = 64 * 1024;
+/// Findings that are held back in case that their queue begins anew.
+const FOUND_MAX: usize = 64 * 1024;
 
 /// What the log says of one entry.
 struct Expected {
@@ -31,6 +33,8 @@ pub(super) struct QueueCheck<'a, D: Disk> {
     known: HashMap<&'a str, HashMap<u32, usize>>,
     queues: Vec<&'a QueuePosition>,
     batch: Vec<Expected>,
+    /// What was found to be wrong with each queue, by its number, so far: it counts unless the queue begins anew.
+    found: Vec<(usize, Finding)>,
     /// Files that were told to be missing.
     missing: HashSet<PathBuf>,
 }
@@ -43,7 +47,7 @@ impl<'a, D: Disk> QueueCheck<'a, D> {
         for (number, queue) in queues.iter().enumerate() {
             known.entry(queue.topic.as_str()).or_default().insert(queue.queue_id, number);
         }
-        Self { disk, dir, known, queues, batch: Vec::new(), missing: HashSet::new() }
+        Self { disk, dir, known, queues, batch: Vec::new(), found: Vec::new(), missing: HashSet::new() }
     }
 
     /// The record's entry should be in its queue.
@@ -60,11 +64,26 @@ impl<'a, D: Disk> QueueCheck<'a, D> {
         if (self.queues[queue].min..self.queues[queue].max).contains(&offset.get()) {
             self.batch.push(Expected { queue, offset, entry });
         }
-        if self.batch.len() >= BATCH_ENTRIES { self.finish(report) } else { Ok(()) }
+        if self.batch.len() >= BATCH_ENTRIES { self.compare_batch(report) } else { Ok(()) }
+    }
+
+    /// A queue begins anew: what was expected of it so far, its files need not have.
+    pub(super) fn restart(&mut self, topic: &str, queue_id: u32) {
+        let number = self.known.get(topic).and_then(|ids| ids.get(&queue_id));
+        let Some(queue) = number.copied() else { return };
+        self.batch.retain(|expected| expected.queue != queue);
+        self.found.retain(|(of, _)| *of != queue);
+    }
+
+    /// Compares what is left, and tells what is wrong.
+    pub(super) fn finish(&mut self, report: &mut VerifyReport) -> Result<(), VerifyError> {
+        self.compare_batch(report)?;
+        self.found.drain(..).for_each(|(_, finding)| report.add(finding));
+        Ok(())
     }
 
     /// Compares what was gathered.
-    pub(super) fn finish(&mut self, report: &mut VerifyReport) -> Result<(), VerifyError> {
+    fn compare_batch(&mut self, report: &mut VerifyReport) -> Result<(), VerifyError> {
         let mut batch = std::mem::take(&mut self.batch);
         batch.sort_by_key(|expected| (expected.queue, expected.offset));
         report.queue_entries += batch.len() as u64;
@@ -72,13 +91,17 @@ impl<'a, D: Disk> QueueCheck<'a, D> {
             one.queue == other.queue && file_place(one.offset).0 == file_place(other.offset).0
         };
         for run in batch.chunk_by(is_same_file) {
-            self.compare(run, report)?;
+            self.compare(run)?;
+        }
+        if self.found.len() > FOUND_MAX {
+            self.found.drain(..).for_each(|(_, finding)| report.add(finding));
         }
         Ok(())
     }
 
     /// Compares entries of one file.
-    fn compare(&mut self, run: &[Expected], report: &mut VerifyReport) -> Result<(), VerifyError> {
+    fn compare(&mut self, run: &[Expected]) -> Result<(), VerifyError> {
+        let number = run[0].queue;
         let (first, last) = (run[0].offset, run[run.len() - 1].offset);
         let queue = self.queues[run[0].queue];
         let name = QueueName { topic: Arc::from(queue.topic.as_str()), queue_id: queue.queue_id };
@@ -89,7 +112,7 @@ impl<'a, D: Disk> QueueCheck<'a, D> {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if self.missing.insert(path.clone()) {
-                    report.add(finding(&path, 0, FILE_BYTES, "it is missing".to_owned()));
+                    self.found.push((number, finding(&path, 0, FILE_BYTES, "it is missing".to_owned())));
                 }
                 return Ok(());
             }
@@ -122,11 +145,11 @@ impl<'a, D: Disk> QueueCheck<'a, D> {
                         show(*entry)
                     );
                     let next = finding(&path, at_byte, ENTRY_BYTES as u64, what);
-                    wrong.replace(next).into_iter().for_each(|wrong| report.add(wrong));
+                    self.found.extend(wrong.replace(next).map(|wrong| (number, wrong)));
                 }
             }
         }
-        wrong.into_iter().for_each(|wrong| report.add(wrong));
+        self.found.extend(wrong.map(|wrong| (number, wrong)));
         Ok(())
     }
 }

@@ -53,7 +53,12 @@ impl Java {
     }
 
     pub(crate) fn class_path(&self) -> String {
-        format!("{}:{}/*", self.output.join("classes").display(), self.output.join("lib").display())
+        format!("{}:{}/*", self.programs().display(), self.output.join("lib").display())
+    }
+
+    /// The folder of the programs' own classes.
+    pub(crate) fn programs(&self) -> PathBuf {
+        self.output.join("classes")
     }
 }
 

@@ -87,9 +87,16 @@ impl Server {
 
     /// The same with its store in a new folder below `parent`.
     pub(crate) fn start_in(parent: &Path, settings: Settings) -> Self {
+        let mut server = Self::not_started(parent, settings);
+        server.start_again(settings);
+        server
+    }
+
+    /// A server that has folder and ports, and is not started yet.
+    pub(crate) fn not_started(parent: &Path, settings: Settings) -> Self {
         let dir = tempfile::Builder::new().prefix("ringmq-").tempdir_in(parent).expect("make a folder");
         let ports = free_ports(u16::try_from(settings.shards).expect("a few shards") + 2);
-        let mut server = Self {
+        Self {
             settings,
             dir,
             port: ports + 2,
@@ -97,9 +104,7 @@ impl Server {
             metrics_port: ports + 1,
             process: None,
             starts: 0,
-        };
-        server.start_again(settings);
-        server
+        }
     }
 
     /// Starts it on the store and the ports that it had, perhaps with other settings.
@@ -167,6 +172,10 @@ impl Server {
     /// Address of the name server.
     pub(crate) fn namesrv(&self) -> String {
         format!("127.0.0.1:{}", self.namesrv_port)
+    }
+
+    pub(crate) fn namesrv_port(&self) -> u16 {
+        self.namesrv_port
     }
 
     /// Address of the metrics page.

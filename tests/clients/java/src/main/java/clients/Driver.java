@@ -42,6 +42,14 @@ public final class Driver {
         SCENARIOS.put("delay", Retrying::delayLevel);
         SCENARIOS.put("before_restart", Restarting::before);
         SCENARIOS.put("after_restart", Restarting::after);
+        SCENARIOS.put("damaged_write", PastDamage::write);
+        SCENARIOS.put("damaged_read", PastDamage::read);
+        SCENARIOS.put("moving_write", Moving::write);
+        SCENARIOS.put("moving_half", Moving::half);
+        SCENARIOS.put("moving_remember", Moving::remember);
+        SCENARIOS.put("moving_read", Moving::read);
+        SCENARIOS.put("moving_read_after_kill", Moving::readAfterKill);
+        SCENARIOS.put("moving_half_checked", Moving::halfChecked);
     }
 
     private Driver() {

@@ -39,6 +39,8 @@ final class Lab {
         this.reader = new DefaultMQPullConsumer(group("reader"));
         reader.setNamesrvAddr(namesrv);
         reader.setInstanceName("reader");
+        // Brokers come back at other addresses.
+        reader.setPollNameServerInterval(1_000);
         reader.setConsumerPullTimeoutMillis(PATIENCE_MS);
         reader.setMqClientApiTimeout((int) PATIENCE_MS);
         reader.start();
@@ -61,6 +63,7 @@ final class Lab {
         DefaultMQProducer producer = new DefaultMQProducer(group("producer_" + name));
         producer.setNamesrvAddr(namesrv);
         producer.setInstanceName("producer_" + name);
+        producer.setPollNameServerInterval(1_000);
         producer.setSendMsgTimeout((int) PATIENCE_MS);
         // When a call takes longer than this, 3 s by default, the client gives up the connection and what is under way on it.
         producer.setMqClientApiTimeout((int) PATIENCE_MS);

@@ -1,0 +1,238 @@
+//! Stores that change hands between a stock broker and RingMQ, without the broker: what it leaves is made by hand. With the real one:
+//! `tests/system/moving.rs`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use shards::io::disk::StdDisk;
+use shards::migration::{AdoptError, ReleaseError, adopt, release};
+use shards::recovery::{ShardConfig, recover_shard};
+use shards::store_dir::{StoreDir, StoreDirError, StoreSettings};
+use shards::verify::verify_shard;
+
+use crate::fixture::{self, Log};
+
+/// A store as a stock broker leaves it after a clean stop: two topics, and what it derives and writes besides.
+fn stock_store(dir: &Path) -> (PathBuf, Log) {
+    let store = dir.join("store");
+    let mut log = Log::new(&store);
+    for number in 0..30 {
+        log.append("orders", number % 2, b"", b"an order");
+    }
+    log.append(
+        "SCHEDULE_TOPIC_XXXX",
+        2,
+        b"DELAY\x013\x02REAL_TOPIC\x01orders\x02REAL_QID\x010\x02",
+        b"later",
+    );
+    fs::create_dir_all(store.join("consumequeue/orders/0")).unwrap();
+    fs::write(store.join("consumequeue/orders/0/00000000000000000000"), [7; 100]).unwrap();
+    fs::create_dir_all(store.join("index")).unwrap();
+    fs::create_dir_all(store.join("config")).unwrap();
+    fs::create_dir_all(store.join("compaction/compactionLog")).unwrap();
+    fs::write(store.join("compaction/position-checkpoint"), b"{}").unwrap();
+    fs::write(store.join("config/topics.json"), b"{\"topicConfigTable\":{}}").unwrap();
+    fs::write(store.join("checkpoint"), [0; 4096]).unwrap();
+    (store, log)
+}
+
+fn settings(node: &str) -> StoreSettings {
+    StoreSettings { shards: None, shards_if_new: 2, segment_bytes: None, node: node.to_owned() }
+}
+
+fn files_below(dir: &Path) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files_below(&path));
+        } else {
+            let bytes = path.metadata().unwrap().len();
+            found.push((path, bytes));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_stock_store_becomes_the_only_shard_of_a_node() {
+    let dir = fixture::folder();
+    let (store, log) = stock_store(dir.path());
+    let data = dir.path().join("data");
+    // Somebody serves the folder as it is: the message says what to do.
+    let refusal = StoreDir::open(&store, &settings("n")).unwrap_err();
+    assert!(matches!(refusal, StoreDirError::StockStore { .. }), "{refusal}");
+    fs::remove_file(store.join("lock")).unwrap();
+
+    let adopted = adopt(&store, &data, "n", &mut |_| {}).unwrap();
+    assert_eq!((adopted.report.records, adopted.report.end, adopted.was_clean), (31, log.end(), true));
+    assert_eq!(adopted.messages, [("SCHEDULE_TOPIC_XXXX".to_owned(), 1), ("orders".to_owned(), 30)]);
+    assert!(!store.exists());
+    let opened = StoreDir::open(&data, &settings("n")).unwrap();
+    assert_eq!((opened.shards(), opened.segment_bytes()), (1, fixture::SEGMENT_BYTES));
+    let shard = opened.shard_dir(0);
+    assert!(shard.join("config/topics.json").exists() && !shard.join("abort").exists());
+    assert_eq!(shard.join("consumequeue/orders/0/00000000000000000000").metadata().unwrap().len(), 6_000_000);
+    assert!(!files_below(&shard).iter().any(|(path, _)| path.to_string_lossy().contains("of-stock")));
+    let other = StoreDir::open(&data, &settings("m"));
+    assert!(other.is_err(), "it is open, and for another node");
+}
+
+#[test]
+fn a_store_that_was_moved_by_hand_is_adopted_where_it_is() {
+    let dir = fixture::folder();
+    let (store, _log) = stock_store(dir.path());
+    let data = dir.path().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::rename(&store, data.join("shard-0")).unwrap();
+    let refusal = StoreDir::open(&data, &settings("n")).unwrap_err().to_string();
+    assert!(refusal.contains("ringmq store adopt"), "{refusal}");
+    // An adoption that was cut short has left what it had built.
+    fs::write(data.join("shard-0/abort"), b"").unwrap();
+    fs::create_dir(data.join("shard-0/consumequeue.of-stock")).unwrap();
+    let adopted = adopt(&data.join("shard-0"), &data, "n", &mut |_| {}).unwrap();
+    assert_eq!((adopted.report.records, adopted.was_clean), (31, false));
+    assert!(StoreDir::open(&data, &settings("n")).is_ok());
+}
+
+#[test]
+fn what_cannot_be_taken_over_stays_as_it_was() {
+    let dir = fixture::folder();
+    let (store, mut log) = stock_store(dir.path());
+    // Message 15 of queue 0 is nowhere, and nothing is damaged.
+    log.skip_queue_offset("orders", 0);
+    log.append("orders", 0, b"", b"an order");
+    let before = files_below(&store);
+    let data = dir.path().join("data");
+    let error = adopt(&store, &data, "n", &mut |_| {}).unwrap_err();
+    assert!(matches!(error, AdoptError::Recovery(_)), "{error}");
+    let mut after = files_below(&store);
+    after.retain(|(path, _)| !path.ends_with("lock"));
+    assert_eq!(after, before);
+    assert_eq!(fs::read(store.join("consumequeue/orders/0/00000000000000000000")).unwrap(), [7; 100]);
+    assert!(!data.exists());
+
+    let error = adopt(&dir.path().join("nothing"), &data, "n", &mut |_| {}).unwrap_err();
+    assert!(matches!(error, AdoptError::Io { .. }), "{error}");
+    fs::create_dir_all(dir.path().join("empty/commitlog")).unwrap();
+    let error = adopt(&dir.path().join("empty"), &data, "n", &mut |_| {}).unwrap_err();
+    assert!(matches!(error, AdoptError::NoStockStore { .. }), "{error}");
+    let error = adopt(&store, &store.join("data"), "n", &mut |_| {}).unwrap_err();
+    assert!(matches!(error, AdoptError::Inside { .. }), "{error}");
+    drop(StoreDir::open(&data, &settings("n")).unwrap());
+    let error = adopt(&store, &data, "n", &mut |_| {}).unwrap_err();
+    assert!(matches!(error, AdoptError::RootInUse { .. }), "{error}");
+}
+
+#[test]
+fn what_a_node_cannot_serve_is_named() {
+    let named = |change: &dyn Fn(&Path)| {
+        let dir = fixture::folder();
+        let (store, _log) = stock_store(dir.path());
+        change(&store);
+        match adopt(&store, &dir.path().join("data"), "n", &mut |_| {}) {
+            Err(AdoptError::Unsupported { reasons, .. }) => reasons.join("; "),
+            other => panic!("{other:?}"),
+        }
+    };
+    let file = |path: &'static str, bytes: &'static [u8]| {
+        move |store: &Path| {
+            fs::create_dir_all(store.join(path).parent().unwrap()).unwrap();
+            fs::write(store.join(path), bytes).unwrap();
+        }
+    };
+    for (path, word) in [
+        ("dledger-n0/data/00000000000000000000", "DLedger"),
+        ("batchconsumequeue/t/0/00000000000000000000", "BatchCQ"),
+        ("compaction/compactionLog/t/0/00000000000000000000", "COMPACTION"),
+        ("consumequeue/%LMQ%a/0/00000000000000000000", "light message queues"),
+        ("config/rdb/CURRENT", "RocksDB"),
+        ("config/consumerOffsets/CURRENT", "RocksDB"),
+    ] {
+        let reasons = named(&file(path, b"x"));
+        assert!(reasons.contains(word), "{path}: {reasons}");
+    }
+    // One message on the wheel at 2000 s, delivered is what was due before 1000 s, and one is not on the wheel yet.
+    let mut check = [0; 4096];
+    check[..8].copy_from_slice(&1_000_000_i64.to_be_bytes());
+    let mut wheel = vec![0; 64];
+    wheel[32..40].copy_from_slice(&2000_i64.to_be_bytes());
+    wheel[56..60].copy_from_slice(&1_i32.to_be_bytes());
+    let mut queue = vec![0; 60];
+    queue[8..12].copy_from_slice(&100_i32.to_be_bytes());
+    let with_timers = |store: &Path| {
+        fs::write(store.join("config/timercheck"), check).unwrap();
+        fs::write(store.join("timerwheel"), &wheel).unwrap();
+        fs::create_dir_all(store.join("consumequeue/rmq_sys_wheel_timer/0")).unwrap();
+        fs::write(store.join("consumequeue/rmq_sys_wheel_timer/0/00000000000000000000"), &queue).unwrap();
+    };
+    let reasons = named(&with_timers);
+    assert!(reasons.contains("2 messages wait"), "{reasons}");
+}
+
+/// The story: a stock broker that deletes a topic forgets how far its queues were; their offsets begin anew when it is made again.
+#[test]
+fn a_topic_that_a_stock_broker_made_anew_has_its_new_messages() {
+    let dir = fixture::folder();
+    let (store, mut log) = stock_store(dir.path());
+    log.restart_queue("orders", 0);
+    for _ in 0..4 {
+        log.append("orders", 0, b"KEYS\x01new\x02", b"a new order");
+    }
+    let data = dir.path().join("data");
+    let adopted = adopt(&store, &data, "n", &mut |_| {}).unwrap();
+    assert_eq!(adopted.messages[1], ("orders".to_owned(), 15 + 4));
+    let config = ShardConfig::new(fixture::SEGMENT_BYTES);
+    let verify = || verify_shard(&StdDisk, &adopted.shard_dir, &config, &mut |_| {}).unwrap();
+    assert_eq!((verify().findings, verify().lost_messages), (vec![], 0));
+    // And when everything is built anew.
+    fs::remove_file(adopted.shard_dir.join("positions")).unwrap();
+    let again = recover_shard(&StdDisk, &adopted.shard_dir, &config, &mut |_| {}).unwrap();
+    assert!(again.report.rebuilt.is_some());
+    assert_eq!(verify().findings, vec![]);
+}
+
+#[test]
+fn a_store_is_given_away_and_comes_back() {
+    let dir = fixture::folder();
+    let (store, log) = stock_store(dir.path());
+    let data = dir.path().join("data");
+    adopt(&store, &data, "n", &mut |_| {}).unwrap();
+    // As after a kill, and with a file of the log that was being made.
+    fs::write(data.join("shard-0/abort"), b"").unwrap();
+    fs::write(data.join("shard-0/commitlog/00000000000016777216.tmp"), b"").unwrap();
+    let released = release(&data, None, &mut |_| {}).unwrap();
+    assert_eq!((released.report.end, released.node.as_str()), (log.end(), "n"));
+    assert_eq!(released.store_dir, data.join("shard-0"));
+    assert!(!data.join("shard-0/abort").exists());
+    assert_eq!(files_below(&data.join("shard-0/commitlog")).len(), 1);
+    drop(StoreDir::open(&data, &settings("n")).unwrap());
+
+    let released = release(&data, Some(&store), &mut |_| {}).unwrap();
+    assert_eq!(released.store_dir, store);
+    assert!(matches!(StoreDir::open_existing(&data), Err(StoreDirError::NoStore { .. })));
+    assert_eq!(adopt(&store, &data, "n", &mut |_| {}).unwrap().report.records, 31);
+}
+
+#[test]
+fn a_store_that_a_stock_broker_would_cut_is_not_given_away() {
+    let dir = fixture::folder();
+    let (store, mut log) = stock_store(dir.path());
+    let data = dir.path().join("data");
+    // So much behind it that no unfinished write explains it.
+    for _ in 0..40 {
+        log.append("orders", 0, b"", &vec![b'x'; 1 << 20]);
+    }
+    log.damage(7);
+    let adopted = adopt(&store, &data, "n", &mut |_| {}).unwrap();
+    assert_eq!((adopted.report.damaged_ranges, adopted.report.lost_messages), (1, 1));
+    let error = release(&data, None, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, ReleaseError::Damaged { ranges: 1, .. }), "{error}");
+    drop(StoreDir::open(&data, &settings("n")).unwrap());
+
+    let two = dir.path().join("two");
+    drop(StoreDir::open(&two, &StoreSettings { shards: Some(2), ..settings("n") }).unwrap());
+    let error = release(&two, None, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, ReleaseError::Shards { shards: 2, .. }), "{error}");
+}
