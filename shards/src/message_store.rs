@@ -141,6 +141,8 @@ pub struct StoreLoad {
     pub skipped_messages: u64,
     /// Wrong ConsumeQueue entries since the start whose messages were found in the log.
     pub healed_entries: u64,
+    /// Index items since the start that led to no record with their key, once for each lookup.
+    pub wrong_index_items: u64,
     pub scrub: ScrubLoad,
     pub cold: ColdLoad,
 }
@@ -399,6 +401,7 @@ impl MessageStore {
             damaged_ranges: self.reader.damage.ranges(),
             skipped_messages: self.reader.damage.skipped_messages(),
             healed_entries: self.reader.damage.healed_entries(),
+            wrong_index_items: self.reader.damage.wrong_index_items(),
             scrub: self.reader.scrub.load(),
             cold: self.reader.cold.load(),
         }
@@ -637,11 +640,23 @@ impl MessageStore {
             for at in found {
                 let record = match reader.record(at).await {
                     // Told and remembered; the others are given.
-                    Err(ReadError::Damaged { .. }) => None,
+                    Err(ReadError::Damaged { .. }) => continue,
                     read => read?,
                 };
-                let Some(record) = record else { continue };
+                let Some(record) = record else {
+                    if reader.should_hold_a_record(at) {
+                        reader.damage.wrong_index_item(&topic, at);
+                    }
+                    continue;
+                };
                 let view = RecordView::parse(&record).expect("the record was checked when it was read");
+                let mut keys = Vec::new();
+                derive(&view, &mut keys);
+                if !keys.iter().any(|key| key.hash == lookup.hash) {
+                    reader.damage.wrong_index_item(&topic, at);
+                    continue;
+                }
+                // Keys of other topics may have the same hash.
                 if view.topic() != topic {
                     continue;
                 }

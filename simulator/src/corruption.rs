@@ -8,19 +8,26 @@ use std::path::{Path, PathBuf};
 
 use rand::Rng;
 use rand::rngs::StdRng;
+use ringmq::broker::{consumer_offset, delay_offset};
 use serde::Serialize;
+use shards::recovery::ShardConfig;
+use shards::verify::verify_shard;
 
 use crate::bug::Bug;
 use crate::disk::ModelDisk;
 use crate::oracle::Oracle;
 use crate::plan::{CONSUMERS, Plan, QUEUES};
-use crate::process::{SHARD_DIR, StartError};
+use crate::process::{INDEX_LAYOUT, SHARD_DIR, StartError};
 use crate::trace::Trace;
 use crate::world::World;
 
 /// As much of a ConsumeQueue file is worth a flip, bytes.
 const QUEUE_BYTES: u64 = 2000;
 const PAGE_BYTES: u64 = 4096;
+/// How often a place is drawn that means something, before a part is given up: files are longer than what they hold.
+const DRAWS_MAX: usize = 200;
+/// No file of the model is longer.
+const FILE_BYTES_MAX: usize = 64 << 20;
 
 /// What is tampered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -221,11 +228,42 @@ fn start_and_read(world: &mut World<'_>) -> Result<Outcome, String> {
     Ok(if world.oracle.passed_over() > passed_over_before { Outcome::PassedOver } else { outcome })
 }
 
-/// Turns over `flips` bits one after the other, each in the same healthy shard that the history of `seed` has left, and says what came
-/// of each.
+/// Whether a check of the stopped node tells of it.
 ///
 /// # Errors
-/// What the oracle found wrong, with the place of the bit.
+/// The check ends without an answer.
+fn is_told(tampering: &Tampering, healthy: &ModelDisk, config: &ShardConfig) -> Result<bool, String> {
+    let disk = healthy.fork();
+    tampering.apply(&disk);
+    let path = &tampering.path;
+    if tampering.part == Part::Offsets {
+        let file = disk.peek(path, 0, FILE_BYTES_MAX);
+        let is_delays = path.to_string_lossy().contains("delayOffset");
+        return Ok(!if is_delays {
+            delay_offset::is_as_written(&file)
+        } else {
+            consumer_offset::is_as_written(&file)
+        });
+    }
+    let report = verify_shard(&disk, Path::new(SHARD_DIR), config, &mut |_| {});
+    let report = report.map_err(|error| format!("{path:?}: the check fails: {error}"))?;
+    Ok(report.findings.iter().any(|finding| finding.file == *path))
+}
+
+impl Tampering {
+    /// Whether the byte means something: what lies behind the end of a file's content, or fills a file of the log up, does not.
+    fn means_something(&self, healthy: &ModelDisk, oracle: &Oracle) -> bool {
+        let rest = healthy.peek(&self.path, self.offset, FILE_BYTES_MAX);
+        let is_filling = self.before == [0] && self.part == Part::Log && self.hit(oracle).is_empty();
+        !is_filling && rest.iter().any(|byte| *byte != 0)
+    }
+}
+
+/// Turns over `flips` bits one after the other, each in the same healthy shard that the history of `seed` has left, and says what came
+/// of each. Each is told of by a check of the node, before it starts.
+///
+/// # Errors
+/// What the oracle found wrong, or the check did not see, with the place of the bit.
 pub fn study(seed: u64, flips: usize, bug: Option<Bug>) -> Result<Vec<(Part, Outcome)>, String> {
     let plan = Plan::draw(seed);
     let mut trace = Trace::new(false);
@@ -235,10 +273,17 @@ pub fn study(seed: u64, flips: usize, bug: Option<Bug>) -> Result<Vec<(Part, Out
     world.halt()?;
     let healthy = world.disk().fork();
     let log_end = log_end(&world.oracle);
+    let config = ShardConfig { segment_bytes: plan.shape.segment_bytes, index: INDEX_LAYOUT };
     let mut outcomes = Vec::with_capacity(flips);
     for number in 0..flips {
         let part = PARTS[number % PARTS.len()];
-        if let Some(flip) = Tampering::flip(&healthy, part, log_end, &mut world.random) {
+        let draws =
+            (0..DRAWS_MAX).filter_map(|_| Tampering::flip(&healthy, part, log_end, &mut world.random));
+        let mut of_meaning = draws.filter(|flip| flip.means_something(&healthy, &world.oracle));
+        if let Some(flip) = of_meaning.next() {
+            if !is_told(&flip, &healthy, &config)? {
+                return Err(format!("a bit at {} of {}: nobody tells", flip.offset, flip.path.display()));
+            }
             outcomes.push((part, judge(&mut world, &flip, &healthy)?));
         }
     }

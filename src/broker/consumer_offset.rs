@@ -1,7 +1,7 @@
 //! How far every group has come in every queue: the next offset to consume. Kept in `consumerOffset.json`, in RocketMQ's form.
 //!
-//! The file has one field more than RocketMQ's, which RocketMQ passes over: a checksum of the offsets. A digit that has changed would make
-//! a group skip messages; so such a file is refused, and the one before it is used.
+//! The file has two fields more than RocketMQ's, which RocketMQ passes over: checksums of the offsets and of the version. An offset that
+//! has changed would make a group skip messages; so such a file is refused, and the one before it is used. The other is for checks.
 //!
 //! Clients commit what they like, also going back. The file is written every 5 s when something has changed, and at the end:
 //! after a kill a group may get the messages of the last 5 s again, as RocketMQ promises it.
@@ -45,6 +45,7 @@ struct OffsetsFileRef<'t> {
     data_version: DataVersion,
     offset_table: &'t BTreeMap<String, BTreeMap<i32, i64>>,
     offset_check: u32,
+    version_check: u32,
 }
 
 /// Why a file of offsets is not used.
@@ -59,9 +60,24 @@ pub enum OffsetsFileError {
     Changed { stored: u32, found: u32 },
 }
 
-/// The checksum of offsets, whatever form the file has.
-pub(super) fn check_of<K: Serialize>(offsets: &BTreeMap<K, impl Serialize>) -> u32 {
-    crc32fast::hash(&serde_json::to_vec(offsets).expect("numbers and names can be written"))
+/// The checksum of offsets or a version, whatever form the file has.
+pub(super) fn check_of(part: &impl Serialize) -> u32 {
+    crc32fast::hash(&serde_json::to_vec(part).expect("numbers and names can be written"))
+}
+
+/// Whether a file of offsets has our checksum, or had it before one of its bytes changed.
+pub(super) fn is_ours(file: &[u8]) -> bool {
+    const FIELD: &[u8] = b"\"offsetCheck\"";
+    let differences =
+        |found: &[u8]| found.iter().zip(FIELD).filter(|(found, wanted)| found != wanted).count();
+    file.windows(FIELD.len()).any(|found| differences(found) <= 1)
+}
+
+/// Whether a `consumerOffset.json` that we wrote is what we wrote, to the byte. Of one that RocketMQ wrote nobody can tell.
+pub fn is_as_written(file: &[u8]) -> bool {
+    // The version's checksum is computed anew: it is wrong when the version has changed.
+    let mut table = ConsumerOffsetTable::default();
+    !is_ours(file) || table.load(file).is_ok() && table.to_file() == file
 }
 
 impl ConsumerOffsetTable {
@@ -86,6 +102,7 @@ impl ConsumerOffsetTable {
             data_version: self.data_version,
             offset_table: &self.offsets,
             offset_check: check_of(&self.offsets),
+            version_check: check_of(&self.data_version),
         })
     }
 
@@ -228,6 +245,20 @@ mod tests {
         let error = table.load(changed.as_bytes()).unwrap_err();
         assert!(matches!(error, OffsetsFileError::Changed { .. }), "{error}");
         assert_eq!(table.get("g1", "Orders", 1), Some(9), "the table is as it was");
+    }
+
+    #[test]
+    fn every_bit_that_flips_in_the_file_is_seen() {
+        let mut table = ConsumerOffsetTable::default();
+        table.commit("g1", "Orders", 1, 9, 1);
+        let file = table.to_file();
+        assert!(is_as_written(&file));
+        for bit in 0..file.len() * 8 {
+            let mut flipped = file.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(!is_as_written(&flipped), "bit {bit}: {}", String::from_utf8_lossy(&flipped));
+        }
+        assert!(is_as_written(b"{\"offsetTable\":{\"T@g\":{0:1}}}"), "RocketMQ wrote it");
     }
 
     #[test]

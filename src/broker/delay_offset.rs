@@ -8,7 +8,7 @@ use shards::position::QueueOffset;
 use crate::remoting::body::topic::DataVersion;
 use crate::remoting::fastjson;
 
-use super::consumer_offset::{OffsetsFileError, check_of};
+use super::consumer_offset::{OffsetsFileError, check_of, is_ours};
 
 #[derive(Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -18,6 +18,8 @@ struct DelayOffsetsFile {
     /// As in `consumerOffset.json`; none in a file that RocketMQ wrote.
     #[serde(skip_serializing_if = "Option::is_none")]
     offset_check: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version_check: Option<u32>,
 }
 
 /// Reads the file: offsets by the number of their level.
@@ -34,11 +36,25 @@ pub fn from_file(file: &[u8]) -> Result<BTreeMap<u32, QueueOffset>, OffsetsFileE
     Ok(file.offset_table.into_iter().map(|(level, at)| (level, offset(at))).collect())
 }
 
+/// Whether a file that we wrote is what we wrote, to the byte. Of one that RocketMQ wrote nobody can tell.
+pub fn is_as_written(file: &[u8]) -> bool {
+    let encoded_again = || {
+        from_file(file)?;
+        let mut read: DelayOffsetsFile = fastjson::read("delayOffset.json", file)?;
+        read.offset_check = Some(check_of(&read.offset_table));
+        read.version_check = Some(check_of(&read.data_version));
+        Ok::<_, OffsetsFileError>(fastjson::write_pretty(&read))
+    };
+    !is_ours(file) || encoded_again().is_ok_and(|again| again == file)
+}
+
 /// Writes the file.
 pub fn to_file(offsets: &[(u32, QueueOffset)], now_ms: i64) -> Vec<u8> {
     let offset_table = offsets.iter().map(|(level, offset)| (*level, offset.to_i64())).collect();
+    let data_version = DataVersion { counter: 1, state_version: 0, timestamp: now_ms };
     fastjson::write_pretty(&DelayOffsetsFile {
-        data_version: DataVersion { counter: 1, state_version: 0, timestamp: now_ms },
+        data_version,
+        version_check: Some(check_of(&data_version)),
         offset_check: Some(check_of(&offset_table)),
         offset_table,
     })
@@ -55,6 +71,17 @@ mod tests {
         assert!(String::from_utf8_lossy(&file).contains("3: 41"), "integer keys stand without quotes");
         assert_eq!(from_file(&file).expect("our own file"), offsets.into());
         assert!(from_file(&to_file(&[], 1)).expect("our own file").is_empty());
+    }
+
+    #[test]
+    fn every_bit_that_flips_in_the_file_is_seen() {
+        let file = to_file(&[(3, QueueOffset::new(41))], 1);
+        assert!(is_as_written(&file));
+        for bit in 0..file.len() * 8 {
+            let mut flipped = file.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(!is_as_written(&flipped), "bit {bit}: {}", String::from_utf8_lossy(&flipped));
+        }
     }
 
     #[test]

@@ -443,6 +443,11 @@ impl NodeSnapshot {
             |shard| shard.store.healed_entries,
         )?;
         counter(
+            "ringmq_index_items_wrong",
+            "Index items that led a lookup to no record with their key",
+            |shard| shard.store.wrong_index_items,
+        )?;
+        counter(
             "ringmq_scrub_checked_bytes",
             "Bytes of the log that were checked in the background",
             |shard| shard.store.scrub.checked_bytes,

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use ringmq::client::{OutMessage, Pull, Queue};
 
+use crate::support::java::Java;
+use crate::support::scenarios::Scenarios;
 use crate::support::server::{Server, Settings};
 use crate::support::{await_until, beside_others};
 
@@ -130,6 +132,25 @@ fn clients_get_everything_but_the_messages_that_were_hit_and_the_node_says_so() 
     await_until("the damage to be remembered", PATIENCE, || {
         server.check().contains("5 damaged places are known")
     });
+}
+
+#[test]
+fn a_stock_push_consumer_gets_all_around_the_damage_and_goes_on() {
+    let _guard = beside_others();
+    let java = Java::with_client("5.5.0");
+    let settings = Settings { shards: 1, ..Settings::default().co_located() };
+    let mut server = Server::start(settings);
+    let mut command = java.command(server.scratch());
+    command.args(["clients.Driver", &server.namesrv(), "java"]);
+    let mut clients = Scenarios::start("past damage", command, server.scratch());
+    clients.play(&["damaged_write"]);
+    assert!(server.stop().success(), "SIGTERM");
+    // As `PastDamage.java` has them.
+    [50, 120, 121, 199].iter().for_each(|number| damage(&server, *number));
+    server.start_again(settings);
+    clients.play(&["damaged_read"]);
+    clients.finish();
+    assert!((server.metric("ringmq_damaged_ranges") - 3.0).abs() < 0.1, "two of the four touch");
 }
 
 /// Runs a command on the server's store; its exit code and what it printed.

@@ -100,6 +100,11 @@ impl<F: DiskFile> IndexWalk<F> {
         if header != encode_header(&self.header) {
             return Ok(Some("its header is not what the positions snapshot says".to_owned()));
         }
+        let mut before_the_first = [0; ITEM_BYTES];
+        self.file.read_at(&mut before_the_first, self.layout.items_at() as u64)?;
+        if before_the_first != [0; ITEM_BYTES] {
+            return Ok(Some("there is something where item 0 would be, which is none".to_owned()));
+        }
         for (part, slots) in self.slots.chunks(SLOTS_READ).enumerate() {
             let mut bytes = vec![0; slots.len() * SLOT_BYTES];
             let first = part * SLOTS_READ;

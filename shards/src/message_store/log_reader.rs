@@ -111,6 +111,13 @@ impl LogReader {
         Some(checked_record(&bytes, at).map(|is_record| is_record.then_some(bytes)))
     }
 
+    /// Whether something that leads to `at` is wrong when there is no record: it is not before the log's start, as what retention has
+    /// removed, and not known to be damaged.
+    pub(crate) fn should_hold_a_record(&self, at: PhysicalOffset) -> bool {
+        let is_in_log = at >= self.confirm_offset.get() || self.readable_bytes(at) > 0;
+        is_in_log && !self.damage.knows(at)
+    }
+
     /// How much from `at` on may be read, up to the end of its file.
     pub(crate) fn readable_bytes(&self, at: PhysicalOffset) -> u64 {
         let confirm_offset = self.confirm_offset.get();

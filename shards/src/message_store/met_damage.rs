@@ -15,6 +15,7 @@ pub(crate) struct MetDamage {
     is_unsaved: Cell<bool>,
     skipped_messages: Cell<u64>,
     healed_entries: Cell<u64>,
+    wrong_index_items: Cell<u64>,
 }
 
 impl MetDamage {
@@ -25,6 +26,7 @@ impl MetDamage {
             is_unsaved: Cell::new(false),
             skipped_messages: Cell::new(0),
             healed_entries: Cell::new(0),
+            wrong_index_items: Cell::new(0),
         }
     }
 
@@ -63,6 +65,18 @@ impl MetDamage {
         }
     }
 
+    /// An index item leads to a place where no record with its key is.
+    pub(crate) fn wrong_index_item(&self, topic: &str, at: PhysicalOffset) {
+        let before = self.wrong_index_items.replace(self.wrong_index_items.get() + 1);
+        if before == 0 {
+            tracing::error!(
+                topic, %at,
+                "the index is damaged: it leads to a place where no record with the key is; `ringmq store verify` says more, and \
+                 `ringmq store repair` builds it anew from the log"
+            );
+        }
+    }
+
     /// Whether the byte at `at` is known to be damaged.
     pub(crate) fn knows(&self, at: PhysicalOffset) -> bool {
         self.known.borrow().contains(at)
@@ -89,6 +103,11 @@ impl MetDamage {
     /// Messages that were passed over since the start, once for each time that somebody wanted one.
     pub(crate) fn skipped_messages(&self) -> u64 {
         self.skipped_messages.get()
+    }
+
+    /// Index items that led astray since the start, once for each lookup.
+    pub(crate) fn wrong_index_items(&self) -> u64 {
+        self.wrong_index_items.get()
     }
 
     /// Wrong ConsumeQueue entries whose messages were found since the start.

@@ -315,6 +315,32 @@ fn searches_by_time_and_by_key_look_past_damage() {
     });
 }
 
+#[test]
+fn an_index_that_leads_astray_is_told_and_gives_no_other_message() {
+    on_a_core(|root| async move {
+        let filled = Filled::new(&root, 300, 500);
+        let mut store = open(&root, MessageStoreConfig::default());
+        store.close(StoreExit::Clean).await.unwrap();
+        let index = files(&root.join("index")).remove(0);
+        let file = fs::File::options().read(true).write(true).open(&index).unwrap();
+        // Item n + 1 is of message n. Where each leads to is at byte 4 of 20, behind the header and 1000 slots.
+        let leads_to = |number: u64| 4040 + (number + 1) * 20 + 4;
+        let put = |number: u64, at: u64| file.write_all_at(&at.to_be_bytes(), leads_to(number)).unwrap();
+        put(10, filled.log.place(11).get());
+        put(20, filled.log.place(20).get() + 8);
+        put(30, 1 << 40);
+        let mut store = open(&root, MessageStoreConfig::default());
+        for (number, count) in [(10, 0), (20, 0), (30, 0), (40, 1)] {
+            let key = format!("k{number}");
+            let found = store.query_by_key("orders", &key, 10, 0, i64::MAX).await.unwrap();
+            assert_eq!(found.len(), count, "{key}");
+        }
+        let load = store.load();
+        assert_eq!((load.wrong_index_items, load.damaged_ranges), (3, 0));
+        store.close(StoreExit::Clean).await.unwrap();
+    });
+}
+
 fn files(root: &Path) -> Vec<PathBuf> {
     fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).unwrap() {
@@ -435,10 +461,6 @@ fn a_check_sees_every_bit_that_flips_and_says_in_which_file() {
         for _ in 0..flips {
             let (path, bytes) = &before[random.random_range(0..before.len())];
             let at = random.random_range(0..bytes.len());
-            // Items count from 1: where number 0 would be is nothing.
-            if path.to_string_lossy().contains("index") && (4040..4060).contains(&at) {
-                continue;
-            }
             let file = fs::File::options().write(true).open(path).unwrap();
             file.write_all_at(&[bytes[at] ^ (1 << random.random_range(0..8))], at as u64).unwrap();
             let report = verify();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use shards::verify::{Finding, Part};
 
-use crate::broker::consumer_offset::ConsumerOffsetTable;
+use crate::broker::consumer_offset::{self, ConsumerOffsetTable};
 use crate::broker::delay_offset;
 use crate::broker::topic_table;
 use crate::remoting::fastjson;
@@ -32,6 +32,8 @@ enum State {
 pub(super) fn check(shard_dir: &Path) -> io::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for path in paths(shard_dir) {
+        findings.extend(changed_elsewhere(&path)?);
+        findings.extend(damaged_backup(&path)?);
         let State::Damaged(what) = state(&path)? else { continue };
         let (lost, cure) = match state(&backup(&path))? {
             State::Good => (
@@ -54,6 +56,44 @@ pub(super) fn check(shard_dir: &Path) -> io::Result<Vec<Finding>> {
         });
     }
     Ok(findings)
+}
+
+/// A file of offsets that a start uses, but not as it was written: the offsets are right, another byte is not.
+fn changed_elsewhere(path: &Path) -> io::Result<Option<Finding>> {
+    if state(path)? != State::Good {
+        return Ok(None);
+    }
+    let contents = fs::read(path)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_as_written = match name.trim_end_matches(".bak") {
+        "consumerOffset.json" => consumer_offset::is_as_written(&contents),
+        "delayOffset.json" => delay_offset::is_as_written(&contents),
+        _ => true,
+    };
+    Ok((!is_as_written).then(|| Finding {
+        part: Part::Config,
+        file: path.to_owned(),
+        offset: 0,
+        bytes: contents.len() as u64,
+        what: "it is not as it was written, though none of its offsets has changed".to_owned(),
+        lost: "nothing".to_owned(),
+        cure: "none needed: it is written anew when an offset changes".to_owned(),
+    }))
+}
+
+/// What is wrong with the version before of a file, which a start would use if it had to.
+fn damaged_backup(path: &Path) -> io::Result<Option<Finding>> {
+    let backup = backup(path);
+    let State::Damaged(what) = state(&backup)? else { return changed_elsewhere(&backup) };
+    Ok(Some(Finding {
+        part: Part::Config,
+        offset: 0,
+        bytes: fs::metadata(&backup)?.len(),
+        file: backup,
+        what,
+        lost: "nothing, as long as the file that came after it is good".to_owned(),
+        cure: "none needed: it is replaced with the next change".to_owned(),
+    }))
 }
 
 /// Puts the version before in the place of each damaged file, or moves that away; says what was done.
