@@ -1,5 +1,7 @@
 //! Every bound of the product, in one place, with its unit and with what happens at it.
 
+use std::time::Duration;
+
 /// Largest message body, bytes. A larger one is refused with MESSAGE_ILLEGAL (RocketMQ's `maxMessageSize`).
 pub const MESSAGE_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest encoded property string, bytes, as its length field is an `i16`. Larger: MESSAGE_ILLEGAL.
@@ -46,6 +48,10 @@ pub const COLD_CACHE_BYTES: usize = 16 << 20;
 pub const APPEND_IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
 /// Encoded records that a serve core keeps for a later batch, bytes. Beyond it sends get SYSTEM_BUSY.
 pub const APPEND_QUEUED_BYTES_MAX: usize = 64 << 20;
+/// How long the first of the sends that wait for the log may have waited (RocketMQ's `waitTimeMillsInSendQueue`) when as much as this,
+/// bytes, waits with it. Beyond both, further sends get SYSTEM_BUSY: their answers would come too late.
+pub const APPEND_WAIT_MAX: Duration = Duration::from_millis(200);
+pub const APPEND_PATIENT_BYTES_MAX: usize = 16 << 20;
 /// Delayed messages of one level that may be on their way to their real topics at once. The next wait for their turn.
 pub const DELAYED_IN_FLIGHT_MAX: u32 = 1024;
 /// Dispatched entries that wait for the side thread, per shard. Beyond it sends get SYSTEM_BUSY.

@@ -11,12 +11,14 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use runtime::task::Signal;
 use shards::append::{AppendBatch, AppendOutcome, AppendRefusal, Placement};
-use shards::limits::{APPEND_IN_FLIGHT_BYTES_MAX, APPEND_QUEUED_BYTES_MAX};
+use shards::limits::{
+    APPEND_IN_FLIGHT_BYTES_MAX, APPEND_PATIENT_BYTES_MAX, APPEND_QUEUED_BYTES_MAX, APPEND_WAIT_MAX,
+};
 use shards::position::QueueOffset;
 use shards::record::{RecordError, RecordFields};
 use smallvec::SmallVec;
@@ -98,10 +100,16 @@ pub enum PushError {
          limit is {APPEND_QUEUED_BYTES_MAX}"
     )]
     Overload { queued_bytes: usize },
+    /// The same: by now an answer would come too late for its client.
+    #[error(
+        "[OVERLOAD]system busy, start flow control for a while: {waiting_bytes} bytes of messages wait for the log's flush, the \
+         first of them for {waited_ms} ms"
+    )]
+    Late { waiting_bytes: usize, waited_ms: u128 },
 }
 
 /// The records of the current turn and everything that waits for a result.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct AppendQueue {
     /// Records pushed and not yet taken, back to back.
     records: BytesMut,
@@ -113,6 +121,22 @@ pub struct AppendQueue {
     /// Batches with the log core that have records without a result, in order.
     batches: VecDeque<SentBatch>,
     ready: Rc<Signal>,
+    /// [`APPEND_WAIT_MAX`].
+    wait_max: Duration,
+}
+
+impl Default for AppendQueue {
+    fn default() -> Self {
+        Self {
+            records: BytesMut::new(),
+            count: 0,
+            waiting: VecDeque::new(),
+            in_flight_bytes: 0,
+            batches: VecDeque::new(),
+            ready: Rc::default(),
+            wait_max: APPEND_WAIT_MAX,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -170,9 +194,7 @@ impl AppendQueue {
         waiting: Waiting,
     ) -> Result<(), PushError> {
         let start = self.records.len();
-        if start >= APPEND_QUEUED_BYTES_MAX {
-            return Err(PushError::Overload { queued_bytes: start });
-        }
+        self.check_room()?;
         let mut outstanding = 0;
         for record in records {
             let bytes_about = record.body.len() + record.properties.len() + record.topic.len() + 160;
@@ -204,6 +226,24 @@ impl AppendQueue {
         self.count += outstanding;
         if start == 0 {
             self.ready.raise();
+        }
+        Ok(())
+    }
+
+    /// Refuses when too much waits, or much for too long. A pause of the disk alone refuses nobody who sends little.
+    fn check_room(&self) -> Result<(), PushError> {
+        let queued_bytes = self.records.len();
+        if queued_bytes >= APPEND_QUEUED_BYTES_MAX {
+            return Err(PushError::Overload { queued_bytes });
+        }
+        let waiting_bytes = self.in_flight_bytes + queued_bytes;
+        if waiting_bytes >= APPEND_PATIENT_BYTES_MAX
+            && let Some(first) = self.waiting.front()
+        {
+            let waited = first.arrived.elapsed();
+            if waited > self.wait_max {
+                return Err(PushError::Late { waiting_bytes, waited_ms: waited.as_millis() });
+            }
         }
         Ok(())
     }
@@ -390,8 +430,29 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn much_that_waits_for_too_long_is_refused_and_little_never() {
+        let mut queue = AppendQueue { wait_max: Duration::ZERO, ..AppendQueue::default() };
+        let body = vec![0; 1 << 20];
+        let mut pushed = 0;
+        let error = loop {
+            match queue.push(record(&body, b""), producer(pushed)) {
+                Ok(()) => pushed += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, PushError::Late { .. }), "{error}");
+        assert!(error.to_string().contains("bytes of messages wait for the log's flush"), "{error}");
+        assert_eq!(pushed, 16, "as much as may wait, however long");
+        queue.take_batch().expect("records");
+        assert!(queue.push(record(b"1", b""), producer(0)).is_err(), "it waits with the log core as well");
+        complete(&mut queue, (0..pushed.unsigned_abs().into()).map(placed).collect());
+        queue.push(record(&body, b""), producer(0)).expect("room again");
+    }
+
+    #[test]
     fn the_log_core_gets_no_more_than_its_share_and_the_rest_is_bounded() {
-        let mut queue = AppendQueue::default();
+        let patient = Duration::from_secs(3600);
+        let mut queue = AppendQueue { wait_max: patient, ..AppendQueue::default() };
         let body = vec![0; 4 << 20];
         let fill = |queue: &mut AppendQueue| {
             let mut pushed = 0;

@@ -160,7 +160,7 @@ fn deliver_one(
             broker.delay.delivering(level, after);
             Ok(after)
         }
-        Err(PushError::Overload { .. }) => Err(now_ms + BUSY_PAUSE_MS),
+        Err(PushError::Overload { .. } | PushError::Late { .. }) => Err(now_ms + BUSY_PAUSE_MS),
         Err(PushError::Record(error)) => {
             tracing::error!(level = level.number(), offset = %view.queue_offset(), %error, "a delayed message cannot be stored");
             broker.delay.skipped(level, after);

@@ -375,7 +375,9 @@ fn illegal() -> Refusal {
 pub(super) fn not_pushed(error: PushError) -> Refusal {
     match error {
         PushError::Record(_) => illegal(),
-        PushError::Overload { .. } => Refusal::new(response::SYSTEM_BUSY, error.to_string()),
+        PushError::Overload { .. } | PushError::Late { .. } => {
+            Refusal::new(response::SYSTEM_BUSY, error.to_string())
+        }
     }
 }
 

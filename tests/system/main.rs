@@ -16,6 +16,7 @@ mod links;
 mod metrics;
 mod million;
 mod moving;
+mod overload;
 mod readme;
 mod restart;
 mod support;
