@@ -25,7 +25,7 @@ use hashbrown::HashMap;
 
 use crate::consume_queue::QueueName;
 use crate::io::cold_file::{ColdFile, DIRECT_ALIGNMENT};
-use crate::io::disk::{Disk, DiskFile};
+use crate::io::disk::{Disk, DiskFile, is_about_the_place};
 use crate::limits::FLUSH_BYTES_MAX;
 use crate::position::PhysicalOffset;
 use crate::segment::segment_path;
@@ -542,15 +542,6 @@ impl Inner {
         }
         Ok(file)
     }
-}
-
-/// Whether it is what the kernel says of sectors that cannot be read, or whose checksum is wrong; and not of what may be better soon, as
-/// memory or descriptors that are short.
-fn is_about_the_place(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EIO | libc::ENODATA | libc::EILSEQ | libc::EBADMSG | libc::EUCLEAN | libc::EREMOTEIO)
-    )
 }
 
 impl State {

@@ -2,6 +2,7 @@
 //! nothing any more and says so everywhere, the other shard goes on, and what was acknowledged is there after a restart. Needs a build
 //! with debug assertions.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ringmq::client::{Client, OutMessage, Pull, Queue};
@@ -274,4 +275,48 @@ fn entries_that_the_disk_does_not_give_back_are_made_up_for_by_the_log() {
     assert_eq!(consume(&server, &queue), (0..MESSAGES).collect::<Vec<_>>());
     assert!(server.metric("ringmq_consume_queue_entries_healed_total") > 1.5);
     assert!(server.metric("ringmq_damaged_messages_skipped_total") < 0.5);
+}
+
+#[test]
+fn a_start_passes_over_what_the_disk_does_not_give_back_and_leaves_an_end_alone_that_it_cannot_see() {
+    let _guard = beside_others();
+    let settings = settings();
+    let (mut server, queue, places) = old_messages(settings);
+    // So that a start goes through all of the log.
+    let kill = |server: &mut Server| {
+        server.kill();
+        std::fs::remove_dir_all(server.data().join("shard-0/consumequeue")).expect("remove a folder");
+    };
+    kill(&mut server);
+    let last_block = places.last().expect("there are some").1 / 4096 * 4096;
+    server.set_disk_faults(&format!("shard-0/commitlog read @{last_block}-{} EIO", last_block + 4096));
+    let told = server.refused_start(settings);
+    assert!(told.contains("shard-0/commitlog") && told.contains("(os error 5)"), "{told}");
+
+    let (from, to) = (10 * 4096_u64, 11 * 4096_u64);
+    let is_lost = |number: &usize| places[*number].0 < to && from < places[*number].1;
+    let lost = (0..MESSAGES).filter(is_lost).count();
+    let expected: Vec<usize> = (0..MESSAGES).filter(|number| !is_lost(number)).collect();
+    server.set_disk_faults(&format!("shard-0/commitlog read @{from}-{to} EIO"));
+    server.start_again(settings);
+    let told = server.log_end();
+    assert!(told.contains("the log is damaged") && told.contains("(os error 5)"), "{told}");
+    assert_eq!(consume(&server, &queue), expected);
+    assert_eq!(server.client().max_offset(&queue).expect("ask for the end"), MESSAGES as u64 + 1);
+    assert!(server.stop().success(), "SIGTERM");
+    let verified = Command::new(env!("CARGO_BIN_EXE_ringmq"))
+        .args(["store", "verify", "-o", "json"])
+        .arg(server.data())
+        .env("DISK_FAULTS", server.disk_faults())
+        .output()
+        .expect("run ringmq store verify");
+    let report: serde_json::Value = serde_json::from_slice(&verified.stdout).expect("JSON");
+    assert_eq!(report["shards"][0]["lost_messages"].as_u64(), Some(lost as u64), "{report}");
+
+    // The disk gives everything back again: nothing was changed in the log.
+    server.set_disk_faults("");
+    server.start_again(settings);
+    kill(&mut server);
+    server.start_again(settings);
+    assert_eq!(consume(&server, &queue), (0..MESSAGES).collect::<Vec<_>>());
 }

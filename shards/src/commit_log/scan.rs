@@ -13,6 +13,9 @@
 //! Damage is told and passed over, up to the next good record; nothing of it is ever cut. The same goes for a bad place before
 //! [`ScanLog::durable_to`]: what was there was durable, whatever lies behind it now. There the log goes on at that mark at the latest.
 //!
+//! A block that the disk does not give back, while it gives back others beside it, is damage like any other when something good lies behind
+//! it. Where nothing does, the end of the log is not known, and it is left alone: the error of the disk is returned.
+//!
 //! Otherwise the log ends at `X`. Nothing but zeros in the window: a clean end. If not, the tail is torn: it holds nothing that was
 //! acknowledged, and must be zeroed ([`cut`]) before the log is used, so that no later reader takes its rests for records.
 
@@ -22,7 +25,7 @@ use std::path::{Path, PathBuf};
 use crate::commit_log::{PAGE_BYTES, page_floor};
 use crate::damage::DamagedRange;
 use crate::deliberate::{Mistake, makes};
-use crate::io::disk::{Disk, DiskFile};
+use crate::io::disk::{Disk, DiskFile, is_about_the_place};
 use crate::limits::{FLUSH_BYTES_MAX, RECORD_BYTES_MAX, UNSYNCED_BYTES_MAX};
 use crate::position::PhysicalOffset;
 use crate::record::{IDENTITY_BYTES, MAGIC_V1, MAGIC_V2, RecordError, RecordView, peek_size};
@@ -151,13 +154,14 @@ pub fn scan<D: Disk, E: From<ScanError>>(
             Found::Bad { reason, claimed_bytes } => match reader.classify(at, &reason, claimed_bytes)? {
                 Verdict::Damaged { good_at } => {
                     let to = reader.resume(at, claimed_bytes, good_at)?;
+                    let range = DamagedRange { from: at, to };
+                    let reason = reader.unreadable_in(range).unwrap_or(reason);
                     let resembles = reader.resembles(at, to)?;
-                    sink(Scanned::Damaged(Damage {
-                        range: DamagedRange { from: at, to },
-                        reason,
-                        resembles,
-                    }))?;
+                    sink(Scanned::Damaged(Damage { range, reason, resembles }))?;
                     at = to;
+                }
+                Verdict::End(_) if reader.is_unreadable_from(at) => {
+                    return Err(reader.unreadable_end().into());
                 }
                 Verdict::End(torn) => {
                     let page = page_floor(at);
@@ -238,11 +242,22 @@ struct LogReader<'a, D: Disk> {
     file: Option<(PhysicalOffset, D::File)>,
     buffer: Vec<u8>,
     buffer_start: PhysicalOffset,
+    /// Blocks that the disk does not give back, in the order in which they were met. They read as zeros.
+    unreadable: Vec<Unreadable>,
+}
+
+/// A block that the disk does not give back.
+#[derive(Debug)]
+struct Unreadable {
+    block: DamagedRange,
+    path: PathBuf,
+    error: io::Error,
 }
 
 impl<'a, D: Disk> LogReader<'a, D> {
     fn new(disk: &'a D, log: ScanLog<'a>) -> Self {
-        Self { disk, log, file: None, buffer: Vec::new(), buffer_start: PhysicalOffset::ZERO }
+        let (buffer, unreadable) = (Vec::new(), Vec::new());
+        Self { disk, log, file: None, buffer, buffer_start: PhysicalOffset::ZERO, unreadable }
     }
 
     /// The bytes from `at` on: at least `bytes_min` unless the segment ends before, never beyond the segment.
@@ -280,13 +295,46 @@ impl<'a, D: Disk> LogReader<'a, D> {
             }
             self.buffer.truncate(bytes);
             self.buffer_start = at;
-            file.read_exact_at(&mut self.buffer, at.since(segment))
+            match file.read_exact_at(&mut self.buffer, at.since(segment)) {
+                Err(error) if is_about_the_place(&error) => {
+                    let refused = read_by_blocks(file, &mut self.buffer, at.since(segment))?;
+                    let met = refused.into_iter().map(|(from, bytes, error)| Unreadable {
+                        block: DamagedRange { from: segment.plus(from), to: segment.plus(from + bytes) },
+                        path: path.clone(),
+                        error,
+                    });
+                    for met in met {
+                        if self.unreadable.iter().all(|known| known.block.from != met.block.from) {
+                            self.unreadable.push(met);
+                        }
+                    }
+                    Ok(())
+                }
+                read => read,
+            }
         };
         read().map_err(|source| {
             // Half-filled, it must not serve a later read.
             self.buffer.clear();
             ScanError::Io { path, source }
         })
+    }
+
+    /// Why a part of the stretch was not read, if so.
+    fn unreadable_in(&self, range: DamagedRange) -> Option<String> {
+        let met =
+            self.unreadable.iter().find(|met| met.block.from < range.to && range.from < met.block.to)?;
+        Some(format!("the disk does not give back log offset {}: {}", met.block.from, met.error))
+    }
+
+    fn is_unreadable_from(&self, at: PhysicalOffset) -> bool {
+        self.unreadable.iter().any(|met| met.block.to > at)
+    }
+
+    /// What to say when it is not known where the log ends.
+    fn unreadable_end(&mut self) -> ScanError {
+        let met = self.unreadable.pop().expect("asked for when there is one");
+        ScanError::Io { path: met.path, source: met.error }
     }
 
     fn judge(&mut self, at: PhysicalOffset) -> Result<Found<'_>, ScanError> {
@@ -457,6 +505,42 @@ impl<'a, D: Disk> LogReader<'a, D> {
             at = at.plus(bytes.len() as u64);
         }
         Ok(true)
+    }
+}
+
+/// Reads block by block what the disk refuses as a whole. Returns the blocks that it does not give back, asked twice, with what it says;
+/// they become zeros in `buffer`.
+///
+/// # Errors
+/// It gives back none: that says nothing of the place. Or something else is wrong.
+fn read_by_blocks(
+    file: &impl DiskFile,
+    buffer: &mut [u8],
+    offset: u64,
+) -> io::Result<Vec<(u64, u64, io::Error)>> {
+    let mut refused = Vec::new();
+    let (mut done, mut has_read) = (0, false);
+    while done < buffer.len() {
+        let at = offset + done as u64;
+        let block_rest = PAGE_BYTES - usize::try_from(at % PAGE_BYTES as u64).expect("less than a page");
+        let end = buffer.len().min(done + block_rest);
+        let block = &mut buffer[done..end];
+        match file.read_exact_at(block, at).or_else(|_| file.read_exact_at(block, at)) {
+            Ok(()) => has_read = true,
+            Err(error) if is_about_the_place(&error) => {
+                block.fill(0);
+                refused.push((at, block.len() as u64, error));
+            }
+            Err(error) => return Err(error),
+        }
+        done = end;
+    }
+    match refused.pop() {
+        Some((_, _, error)) if !has_read => Err(error),
+        last => {
+            refused.extend(last);
+            Ok(refused)
+        }
     }
 }
 

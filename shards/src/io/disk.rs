@@ -205,6 +205,15 @@ impl Disk for StdDisk {
     }
 }
 
+/// Whether it is what the kernel says of sectors that cannot be read, or whose checksum is wrong; and not of what may be better soon, as
+/// memory or descriptors that are short.
+pub fn is_about_the_place(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EIO | libc::ENODATA | libc::EILSEQ | libc::EBADMSG | libc::EUCLEAN | libc::EREMOTEIO)
+    )
+}
+
 fn sync_one_by_one<D: Disk + ?Sized>(disk: &D, paths: &[PathBuf]) -> io::Result<()> {
     let mut dirs = BTreeSet::new();
     for path in paths {

@@ -109,6 +109,23 @@ impl Server {
 
     /// Starts it on the store and the ports that it had, perhaps with other settings.
     pub(crate) fn start_again(&mut self, settings: Settings) {
+        let mut process = self.spawn(settings);
+        let stdout = process.stdout.take().expect("standard output is a pipe");
+        self.process = Some(process);
+        self.await_ready(stdout);
+    }
+
+    /// The same when it has reason not to start: waits for its end, and returns the end of its log.
+    pub(crate) fn refused_start(&mut self, settings: Settings) -> String {
+        let mut process = self.spawn(settings);
+        await_until("the end of a start that cannot be", PATIENCE, || {
+            process.try_wait().expect("ask for its state").is_some()
+        });
+        assert!(!process.wait().expect("it has ended").success(), "it should have refused");
+        self.log_end()
+    }
+
+    fn spawn(&mut self, settings: Settings) -> Child {
         assert!(self.process.is_none(), "the server runs already");
         self.settings = settings;
         self.starts += 1;
@@ -127,7 +144,7 @@ impl Server {
         if settings.disk_faults {
             command.env("DISK_FAULTS", self.disk_faults());
         }
-        let mut process = command
+        command
             .arg("serve")
             .arg("--config")
             .arg(&config)
@@ -143,10 +160,7 @@ impl Server {
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
-            .expect("start ringmq");
-        let stdout = process.stdout.take().expect("standard output is a pipe");
-        self.process = Some(process);
-        self.await_ready(stdout);
+            .expect("start ringmq")
     }
 
     /// The line `ready …` promises that connections are accepted.
@@ -253,7 +267,7 @@ impl Server {
     }
 
     /// The file of what is wrong with the disk: see `shards/src/io/fault.rs`.
-    fn disk_faults(&self) -> PathBuf {
+    pub(crate) fn disk_faults(&self) -> PathBuf {
         self.dir.path().join("disk-faults")
     }
 
