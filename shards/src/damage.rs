@@ -17,6 +17,8 @@ use crate::sealed_file::Seal;
 const SEAL: Seal = Seal { name: *b"RINGMQDM", version: 1 };
 /// Name of the file in a shard's folder.
 pub(crate) const FILE_NAME: &str = "damaged";
+/// Name of the file that says that the index led a lookup astray: the next start builds it anew.
+pub(crate) const INDEX_MARKER: &str = "index-damaged";
 const FILE_BYTES_MAX: usize = 4 << 20;
 
 const _: () = assert!(DAMAGED_RANGES_MAX * 32 <= FILE_BYTES_MAX);

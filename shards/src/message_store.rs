@@ -368,6 +368,9 @@ impl MessageStore {
             // Nobody waits for it: what is lost with a crash is met again.
             drop(self.writer.write_config(self.reader.dir.join(damage::FILE_NAME), contents));
         }
+        if self.reader.damage.take_index_unsaved() {
+            drop(self.writer.write_config(self.reader.dir.join(damage::INDEX_MARKER), Vec::new()));
+        }
     }
 
     fn trim(&mut self) {

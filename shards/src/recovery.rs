@@ -25,7 +25,7 @@ use crate::commit_log::scan::{
     Damage, ScanError, ScanLog, Scanned, UNSYNCED_MARKER, cut, scan, torn_window_bytes,
 };
 use crate::consume_queue::files::QueueState;
-use crate::damage::KnownDamage;
+use crate::damage::{INDEX_MARKER, KnownDamage};
 use crate::deliberate::{Mistake, makes};
 use crate::derived_files::DerivedFiles;
 use crate::index_file::{IndexLayout, Slots};
@@ -233,6 +233,9 @@ pub fn recover_shard<D: Disk + Clone>(
     }
     files.finish().map_err(derived_error)?;
     Positions::forget_set_aside(disk, dir).map_err(derived_error)?;
+    if disk.exists(&dir.join(INDEX_MARKER)).map_err(derived_error)? {
+        disk.remove_file(&dir.join(INDEX_MARKER)).map_err(derived_error)?;
+    }
     progress(RecoveryProgress { scanned_bytes: end.end.since(scanned_from), total_bytes });
 
     let queues = files.queues().to_vec();
@@ -385,6 +388,9 @@ fn open_files<D: Disk + Clone>(
         DerivedFiles::open(disk.clone(), dir, config.segment_bytes, config.index, positions, slots)
     };
     let found = match &snapshot.current {
+        Ok(_) if disk.exists(&dir.join(INDEX_MARKER))? => {
+            Err("the index led a lookup by key astray".to_owned())
+        }
         Ok(positions) => snapshot_check::check(disk, dir, config, log, positions, damage)?
             .map_or_else(|| Ok(positions.clone()), Err),
         Err(reason) => Err(reason.clone()),

@@ -92,12 +92,32 @@ fn a_store_moves_from_a_stock_broker_to_ringmq_and_back_with_all_that_is_in_it()
     clients.play(&["moving_remember"]);
     server.kill();
     tear(&data.join("shard-0/commitlog"));
+    must(&["verify", text_of(&data)]);
 
     // Given away after the kill, to another place.
     let text = must(&["release", text_of(&data), "--to", text_of(&stock_store), "-o", "json"]);
     let torn_bytes = serde_json::from_str::<serde_json::Value>(&text).expect("JSON")["torn_bytes"].clone();
     assert!(torn_bytes.as_u64().is_some_and(|bytes| bytes > 0), "{text}");
     let broker = stock(&java, &server, &stock_store, "ringmq-0");
+    clients.play(&["moving_read_after_kill"]);
+    broker.kill();
+    clients.finish();
+}
+
+#[test]
+fn a_store_that_ringmq_made_goes_to_a_stock_broker_also_after_a_kill() {
+    let _guard = beside_others();
+    let java = Java::with_client("5.5.0");
+    let mut server = Server::start(settings());
+    let mut command = java.command(server.scratch());
+    command.args(["clients.Driver", &server.namesrv(), "java"]);
+    let mut clients = Scenarios::start("moving out", command, server.scratch());
+    clients.play(&["moving_write"]);
+    clients.play(&["moving_remember"]);
+    server.kill();
+    tear(&server.data().join("shard-0/commitlog"));
+    must(&["release", text_of(&server.data())]);
+    let broker = stock(&java, &server, &server.data().join("shard-0"), "ringmq-0");
     clients.play(&["moving_read_after_kill"]);
     broker.kill();
     clients.finish();

@@ -16,6 +16,8 @@ pub(crate) struct MetDamage {
     skipped_messages: Cell<u64>,
     healed_entries: Cell<u64>,
     wrong_index_items: Cell<u64>,
+    /// The next start does not know of them yet.
+    is_index_unsaved: Cell<bool>,
 }
 
 impl MetDamage {
@@ -27,6 +29,7 @@ impl MetDamage {
             skipped_messages: Cell::new(0),
             healed_entries: Cell::new(0),
             wrong_index_items: Cell::new(0),
+            is_index_unsaved: Cell::new(false),
         }
     }
 
@@ -69,10 +72,10 @@ impl MetDamage {
     pub(crate) fn wrong_index_item(&self, topic: &str, at: PhysicalOffset) {
         let before = self.wrong_index_items.replace(self.wrong_index_items.get() + 1);
         if before == 0 {
+            self.is_index_unsaved.set(true);
             tracing::error!(
                 topic, %at,
-                "the index is damaged: it leads to a place where no record with the key is; `ringmq store verify` says more, and \
-                 `ringmq store repair` builds it anew from the log"
+                "the index is damaged: it leads to a place where no record with the key is; the next start builds it anew from the log"
             );
         }
     }
@@ -93,6 +96,11 @@ impl MetDamage {
     /// The bytes of the file, when something was met that it does not have.
     pub(crate) fn take_unsaved(&self) -> Option<Vec<u8>> {
         self.is_unsaved.take().then(|| self.known.borrow().encode())
+    }
+
+    /// Whether the next start has to be told that the index is damaged.
+    pub(crate) fn take_index_unsaved(&self) -> bool {
+        self.is_index_unsaved.take()
     }
 
     /// Damaged stretches of the log that are known.

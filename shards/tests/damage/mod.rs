@@ -337,7 +337,18 @@ fn an_index_that_leads_astray_is_told_and_gives_no_other_message() {
         }
         let load = store.load();
         assert_eq!((load.wrong_index_items, load.damaged_ranges), (3, 0));
+        store.remember_damage();
         store.close(StoreExit::Clean).await.unwrap();
+
+        let recovered = recover(&root);
+        assert!(recovered.report.rebuilt.is_some_and(|reason| reason.contains("index")), "built anew");
+        let mut store = open(&root, MessageStoreConfig::default());
+        for number in [10, 20, 30] {
+            let key = format!("k{number}");
+            assert_eq!(store.query_by_key("orders", &key, 10, 0, i64::MAX).await.unwrap().len(), 1, "{key}");
+        }
+        store.close(StoreExit::Clean).await.unwrap();
+        assert_eq!(recover(&root).report.rebuilt, None, "once");
     });
 }
 
