@@ -128,6 +128,9 @@ pub fn serve(broker: &BrokerCell, connection: &Rc<Connection>, frame: &Frame) ->
         Ok(served) => Ok(served),
         Err(refusal) => {
             refusal.send(connection, reply_to);
+            if refusal.code == response::SYSTEM_BUSY {
+                connection.rest();
+            }
             Ok(Served::Now)
         }
     }

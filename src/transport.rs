@@ -90,6 +90,8 @@ pub struct Connection {
     is_behind: Cell<bool>,
     /// It is in the list of those that are not read from because of the others.
     is_waiting: Cell<bool>,
+    /// Nothing of it is served for a moment.
+    rests: Cell<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -152,6 +154,7 @@ impl Connection {
             looks: Cell::default(),
             is_behind: Cell::new(false),
             is_waiting: Cell::new(false),
+            rests: Cell::new(false),
         })
     }
 
@@ -269,10 +272,18 @@ impl Connection {
         }
     }
 
+    /// Serves nothing of it for a few milliseconds: one of its requests was refused because this node is busy.
+    pub fn rest(self: &Rc<Self>) {
+        if !self.rests.replace(true) {
+            self.held_total.rest(Rc::clone(self));
+        }
+    }
+
     /// Whether another of its requests may be served, which may hold more.
     fn may_serve(&self) -> bool {
         let unanswered = self.unanswered_bytes();
-        unanswered <= CONNECTION_IN_FLIGHT_BYTES_MAX
+        !self.rests.get()
+            && unanswered <= CONNECTION_IN_FLIGHT_BYTES_MAX
             && self.held_total.allows(self.reported_bytes.get(), unanswered)
     }
 
@@ -422,6 +433,7 @@ impl Server {
         task::spawn(Rc::clone(&server).take_connections(accepted.sockets));
         task::spawn(Rc::clone(&server).close_slow());
         task::spawn(Rc::clone(&server).let_go_of_blocks());
+        task::spawn(Rc::clone(&server.held_total).wake_rested());
         task::spawn(Rc::clone(&server).close_idle_connections(accepted.idle_close));
         server
     }

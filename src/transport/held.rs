@@ -11,6 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use runtime::task::{self, Signal};
 use shards::limits::{CONNECTION_SHARE_BYTES, CONNECTIONS_HELD_BYTES_MAX};
 
 /// How often connections are looked at.
@@ -19,6 +20,9 @@ pub(super) const SCAN_INTERVAL: Duration = Duration::from_secs(10);
 const LAG_BYTES_PER_SCAN: u64 = 10 << 10;
 /// Looks in a row at which a peer may be behind: it is closed 60 to 70 s after it got on last.
 const LAG_SCANS_MAX: u8 = 6;
+/// How long nothing is served of a connection after a refusal because this node is busy. Refusing as fast as requests come takes the
+/// CPU time in which what was accepted could be stored.
+const REST: Duration = Duration::from_millis(5);
 /// What a peer that is behind may hold when memory is short.
 const LAG_HELD_BYTES_MAX: usize = 16 << 10;
 
@@ -28,6 +32,9 @@ pub(super) struct HeldTotal {
     bytes: Cell<usize>,
     /// Tasks of connections that are not read from because of the others.
     waiting: RefCell<Vec<Rc<super::Connection>>>,
+    /// Connections that rest, and whether there are any.
+    resting: RefCell<Vec<Rc<super::Connection>>>,
+    rests: Signal,
 }
 
 impl HeldTotal {
@@ -46,6 +53,24 @@ impl HeldTotal {
     /// Whether a connection may hold `own` bytes of which `reported` are in the sum.
     pub(super) fn allows(&self, reported: usize, own: usize) -> bool {
         own <= CONNECTION_SHARE_BYTES || self.bytes.get() - reported + own <= CONNECTIONS_HELD_BYTES_MAX
+    }
+
+    /// Lets a connection rest that was refused because this node is busy.
+    pub(super) fn rest(&self, connection: Rc<super::Connection>) {
+        self.resting.borrow_mut().push(connection);
+        self.rests.raise();
+    }
+
+    /// Wakes connections when they have rested, as long as the core turns.
+    pub(super) async fn wake_rested(self: Rc<Self>) {
+        loop {
+            self.rests.wait().await;
+            task::sleep(REST).await;
+            for connection in self.resting.take() {
+                connection.rests.set(false);
+                connection.wake();
+            }
+        }
     }
 
     /// Whether there is so little room that peers which are behind have to go.

@@ -22,6 +22,8 @@ const SLOW: i32 = 3;
 const HOLD: i32 = 4;
 /// Not answered; the test hears of it.
 const NOTE: i32 = 5;
+/// Answered, and then the connection rests.
+const BUSY: i32 = 6;
 
 /// Answers with the request's body.
 struct EchoService {
@@ -51,6 +53,11 @@ impl Service for EchoService {
             HOLD => {
                 connection.add_in_flight(CONNECTION_IN_FLIGHT_BYTES_MAX);
                 connection.reply(to, 0, None, &[], &[]);
+                Ok(None)
+            }
+            BUSY => {
+                connection.reply(to, 2, None, &[], &[]);
+                connection.rest();
                 Ok(None)
             }
             NOTE => {
@@ -217,6 +224,23 @@ fn frames_that_were_held_back_are_served_when_the_answers_before_them_have_left(
     for (opaque, frame) in (0..).zip(read_frames(&mut stream, 10)) {
         assert_eq!(Request::decode(&frame).unwrap().opaque, opaque);
     }
+}
+
+/// Refusals as fast as requests come took the time in which what was accepted could be stored.
+#[test]
+fn a_connection_rests_after_a_refusal_and_goes_on() {
+    let fixture = Fixture::start();
+    let mut stream = fixture.connect();
+    let mut sent = BytesMut::new();
+    for opaque in 0..20 {
+        sent.extend_from_slice(&request(BUSY, opaque, &[], &[]));
+    }
+    let started = Instant::now();
+    stream.write_all(&sent).unwrap();
+    for (opaque, frame) in (0..).zip(read_frames(&mut stream, 20)) {
+        assert_eq!(Request::decode(&frame).unwrap().opaque, opaque);
+    }
+    assert!(started.elapsed() > Duration::from_millis(19 * 4), "{:?}", started.elapsed());
 }
 
 #[test]
