@@ -9,6 +9,7 @@ pub mod consumer_offset;
 pub mod consumer_table;
 pub mod delay_offset;
 pub mod delay_schedule;
+pub mod disk_watch;
 pub mod held_pulls;
 pub mod name;
 pub mod observation;
@@ -28,6 +29,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use shards::message_store::{MessageStore, StoreExit};
 use shards::position::QueueOffset;
+use shards::retention::RetentionRules;
 use shards::side_writer::{ConfigWriteError, SideWriter};
 
 use crate::metrics::observer::Observer;
@@ -38,6 +40,7 @@ use config_file::{ConfigFile, ConfigFileError, load_file};
 use consumer_offset::{ConsumerOffsetTable, OffsetsFileError};
 use consumer_table::ConsumerTable;
 use delay_schedule::{DelayLevels, DelaySchedule};
+use disk_watch::DiskWatch;
 use held_pulls::HeldPulls;
 use producer_table::ProducerTable;
 use queue_lock::QueueLockTable;
@@ -80,6 +83,8 @@ pub struct Settings {
     pub default_topic_queues: u32,
     /// How long one check of all that is stored may take; `None` when nothing is checked in the background.
     pub scrub_interval: Option<Duration>,
+    /// How long messages are kept, and what a full disk changes.
+    pub retention: RetentionRules,
 }
 
 impl Default for Settings {
@@ -89,6 +94,7 @@ impl Default for Settings {
             auto_create_subscription_group: true,
             default_topic_queues: 8,
             scrub_interval: None,
+            retention: RetentionRules::default(),
         }
     }
 }
@@ -137,6 +143,7 @@ pub struct Broker {
     pub appends: AppendQueue,
     pub held_pulls: HeldPulls,
     pub delay: DelaySchedule,
+    pub disk: DiskWatch,
     pub unique_keys: UniqueKeys,
     /// Memory in which a send makes its stored properties; what is in it means nothing to the next one.
     pub properties: Vec<u8>,
@@ -235,6 +242,7 @@ impl Broker {
             appends: AppendQueue::default(),
             held_pulls: HeldPulls::default(),
             delay,
+            disk: DiskWatch::default(),
             outside,
             opened_ms: now_ms,
             files,

@@ -2,6 +2,7 @@
 //! its type and unit, every shard on its cores. The program sees only the second.
 
 pub mod placement;
+mod retention;
 pub mod text;
 
 use std::net::{IpAddr, SocketAddr};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use runtime::executor::Backend;
 use shards::limits;
+use shards::retention::RetentionRules;
 
 use crate::metrics;
 use placement::PlacementError;
@@ -32,6 +34,9 @@ pub enum FlushDiskType {
 const IDLE_CLOSE_S: u64 = 120;
 /// Time for one check of all that is stored, unless configured: a week.
 const SCRUB_INTERVAL_S: u64 = 7 * 24 * 3600;
+
+/// What a new CommitLog file leaves free, unless configured: room for offsets and ConsumeQueue files.
+const DISK_RESERVE_BYTES: u64 = 64 << 20;
 
 /// Everything that a node needs to know before it starts.
 #[derive(Clone, Debug)]
@@ -61,6 +66,10 @@ pub struct Config {
     pub scrub_interval: Option<Duration>,
     /// A connection on which nothing moves for so long is closed.
     pub idle_close: Duration,
+    /// How long messages are kept, and what a full disk changes.
+    pub retention: RetentionRules,
+    /// What a new CommitLog file leaves free on the disk, bytes.
+    pub disk_reserve_bytes: u64,
     pub auto_create_topic: bool,
     pub auto_create_subscription_group: bool,
     /// Queues of TBW102, the most that an automatically made topic gets on one shard.
@@ -167,6 +176,8 @@ impl Config {
             cold_cache_bytes,
             scrub_interval: (scrub_interval_s > 0).then(|| Duration::from_secs(scrub_interval_s)),
             idle_close: Duration::from_secs(idle_close_s),
+            retention: retention::resolve(&text)?,
+            disk_reserve_bytes: text.disk_reserve.map_or(DISK_RESERVE_BYTES, |size| size.0),
             auto_create_topic: text.auto_create_topic_enable.unwrap_or(true),
             auto_create_subscription_group: text.auto_create_subscription_group.unwrap_or(true),
             default_topic_queues,

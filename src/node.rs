@@ -356,6 +356,7 @@ fn log_config(config: &Config, store: &StoreDir, shard: u32) -> LogShardConfig {
     LogShardConfig {
         dir: store.shard_dir(shard).join("commitlog"),
         segment_bytes: store.segment_bytes(),
+        disk_reserve_bytes: config.disk_reserve_bytes,
         flush: match config.flush {
             FlushDiskType::SyncFlush => FlushMode::Sync,
             FlushDiskType::AsyncFlush => FlushMode::Async,
@@ -369,6 +370,7 @@ fn settings(config: &Config) -> Settings {
         auto_create_subscription_group: config.auto_create_subscription_group,
         default_topic_queues: config.default_topic_queues,
         scrub_interval: config.scrub_interval,
+        retention: config.retention.clone(),
     }
 }
 

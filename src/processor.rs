@@ -12,6 +12,7 @@ pub mod lock;
 pub mod offset;
 pub mod pull;
 pub mod query;
+pub mod retention;
 pub mod send;
 pub mod send_back;
 #[cfg(test)]
@@ -167,6 +168,7 @@ fn dispatch(call: &Call<'_, '_>) -> Result<Served, Refusal> {
         request::GET_SYSTEM_TOPIC_LIST_FROM_BROKER => topic::system_topics(call),
 
         request::GET_BROKER_RUNTIME_INFO => admin::runtime_info(call),
+        request::DELETE_EXPIRED_COMMITLOG => retention::delete_expired(call),
         request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => admin::put_group(call),
         request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => admin::all_groups(call),
         request::GET_SUBSCRIPTIONGROUP_CONFIG => admin::group(call),

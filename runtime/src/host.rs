@@ -177,11 +177,35 @@ pub fn try_direct_io(folder: &Path) -> io::Result<DirectIo> {
     }
 }
 
+/// How full a file system is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    pub used_bytes: u64,
+    /// Free for this process: what is kept for root is neither used nor free.
+    pub free_bytes: u64,
+}
+
+impl DiskUsage {
+    /// The used part of what this process could use, percent, as `df` and RocketMQ count it.
+    pub fn used_percent(&self) -> f64 {
+        let usable_bytes = self.used_bytes.saturating_add(self.free_bytes).max(1);
+        self.used_bytes as f64 * 100.0 / usable_bytes as f64
+    }
+}
+
 /// Bytes free for this process on the file system of `path`.
 ///
 /// # Errors
 /// The path cannot be opened.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    disk_usage(path).map(|usage| usage.free_bytes)
+}
+
+/// How full the file system of `path` is.
+///
+/// # Errors
+/// The path cannot be opened.
+pub fn disk_usage(path: &Path) -> io::Result<DiskUsage> {
     let file = File::open(path)?;
     // SAFETY: a `statvfs` is plain numbers, for which all zeros is valid.
     let mut answer: libc::statvfs = unsafe { std::mem::zeroed() };
@@ -189,7 +213,10 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     if unsafe { libc::fstatvfs(file.as_raw_fd(), &raw mut answer) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(answer.f_bavail * answer.f_frsize)
+    Ok(DiskUsage {
+        used_bytes: answer.f_blocks.saturating_sub(answer.f_bfree) * answer.f_frsize,
+        free_bytes: answer.f_bavail * answer.f_frsize,
+    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! final when the read began; who needs more reads again.
 //!
 //! A chunk that the disk refuses is read block by block, as much as each reader needs, so that only what cannot be read is lost to
-//! him. It is lost when it was refused once more, and the disk reads other places of the file: otherwise the whole disk is away.
+//! him. It is lost when it was refused again and again, and the disk reads other places of the file: otherwise the whole disk is away.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -44,6 +44,8 @@ const REST_MAX: Duration = Duration::from_millis(20);
 /// A chunk that the disk refused is not asked for as a whole for so long, and so many are known at most: a disk may try for seconds.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 const REFUSED_MAX: usize = 1024;
+/// So often must somebody have asked for a place that the disk refuses, until it counts as lost. Consumers wait for seconds in between.
+const LOST_AFTER: u32 = 3;
 /// Files kept open, per shard.
 const OPEN_FILES_MAX: usize = 256;
 
@@ -57,7 +59,7 @@ pub enum ReadError {
     /// The disk refused.
     #[error("cannot read {path} at byte {at}: {reason}")]
     Io { path: String, at: u64, reason: String },
-    /// The disk refuses this place, asked more than once and for nothing else, and reads others of the same file: what was there is lost.
+    /// The disk refuses this place, asked again and again and for nothing else, and reads others of the same file: what was there is lost.
     #[error("the disk does not give back byte {at} of {path}: {reason}")]
     Unreadable { path: String, at: u64, reason: String },
     /// What is on the disk is not the record that was stored there. Nothing of it leaves the store.
@@ -158,6 +160,8 @@ struct State {
     flights: HashMap<(ColdName, u64), Rc<Flight>>,
     /// Chunks of which the disk refused a part, and when.
     refused: HashMap<(ColdName, u64), Instant>,
+    /// How often somebody was refused a block, twice each time.
+    refusals: HashMap<(ColdName, u64), u32>,
     uses: u64,
     /// Counts what was forgotten: a read that began before must not enter the cache.
     forgets: u64,
@@ -345,12 +349,27 @@ impl ColdReader {
             return first;
         }
         match self.read_blocks(stretch).await {
-            // A disk that refuses everything has lost nothing yet: whoever asks must come back.
-            Err(ReadError::Unreadable { path, at, reason }) if !self.reads_elsewhere(stretch).await => {
+            // A disk that refuses everything has lost nothing yet, and who refuses now may not refuse a moment later: whoever asks must come
+            // back.
+            Err(ReadError::Unreadable { path, at, reason })
+                if !self.reads_elsewhere(stretch).await || !self.is_lost(stretch) =>
+            {
                 Err(ReadError::Io { path, at, reason })
             }
             second => second,
         }
+    }
+
+    /// Whether the place where a stretch begins has been refused so often by now that it counts as lost.
+    fn is_lost(&self, stretch: &Stretch) -> bool {
+        let block = stretch.at / DIRECT_ALIGNMENT;
+        let refusals = &mut self.inner.state.borrow_mut().refusals;
+        if refusals.len() >= REFUSED_MAX {
+            refusals.clear();
+        }
+        let times = refusals.entry((stretch.name.clone(), block)).or_default();
+        *times = times.saturating_add(1);
+        *times >= LOST_AFTER
     }
 
     /// Whether the disk gives back another place of the file: near the stretch, its beginning, or its end.
@@ -415,14 +434,21 @@ impl ColdReader {
 
     /// Forgets everything that was read of a topic's ConsumeQueues, whose files are being removed.
     pub(crate) fn forget_topic(&self, topic: &Arc<str>) {
-        let is_of_topic =
-            |name: &ColdName| matches!(name, ColdName::Queue { name, .. } if name.topic == *topic);
+        self.forget_files(|name| matches!(name, ColdName::Queue { name, .. } if name.topic == *topic));
+    }
+
+    /// Forgets everything that was read of the log before `log_start`, whose files are being removed.
+    pub(crate) fn forget_log_before(&self, log_start: PhysicalOffset) {
+        self.forget_files(|name| matches!(name, ColdName::Segment { start } if *start < log_start));
+    }
+
+    fn forget_files(&self, is_forgotten: impl Fn(&ColdName) -> bool) {
         let mut state = self.inner.state.borrow_mut();
         let state = &mut *state;
         state.forgets += 1;
-        state.files.retain(|name, _| !is_of_topic(name));
-        state.flights.retain(|(name, _), _| !is_of_topic(name));
-        state.chunks.retain(|(name, _), _| !is_of_topic(name));
+        state.files.retain(|name, _| !is_forgotten(name));
+        state.flights.retain(|(name, _), _| !is_forgotten(name));
+        state.chunks.retain(|(name, _), _| !is_forgotten(name));
         state.cached_bytes = state.chunks.values().map(|chunk| chunk.bytes.len()).sum();
     }
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use crate::position::{PhysicalOffset, QueueOffset};
 
 pub(crate) mod files;
+pub(crate) mod places;
 pub(crate) mod selection;
 pub(crate) mod table;
 

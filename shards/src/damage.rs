@@ -129,6 +129,13 @@ impl KnownDamage {
         !is_known
     }
 
+    /// Forgets the stretches before `log_start`; whether there were any.
+    pub(crate) fn forget_before(&mut self, log_start: PhysicalOffset) -> bool {
+        let before = self.ranges.len();
+        self.ranges.retain(|range| range.to > log_start);
+        self.ranges.len() < before
+    }
+
     /// Whether the byte at `at` is in a damaged stretch.
     pub fn contains(&self, at: PhysicalOffset) -> bool {
         let after = self.ranges.partition_point(|range| range.from <= at);

@@ -17,6 +17,9 @@ pub enum Mistake {
     ScanWithoutCrc,
     TrustAConsumeQueue,
     OffsetsAheadOfTheLog,
+    RemoveBeforeItsTime,
+    QueueStartTooFar,
+    EmptiedQueueStartsAnew,
 }
 
 /// Whether this build can make mistakes at all.

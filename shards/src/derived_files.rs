@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Checkpoint;
-use crate::consume_queue::files::{QueueFiles, QueueState, QueuedEntry};
+use crate::consume_queue::files::{QueueFiles, QueueStart, QueueState, QueuedEntry};
 use crate::consume_queue::{QueueHandle, QueueName};
 use crate::deliberate::{Mistake, makes};
 use crate::dispatch::IndexKey;
@@ -37,6 +37,8 @@ pub(crate) struct DerivedBatch {
     /// Queues that had no message before, in the order of their handles.
     pub(crate) new_queues: Vec<(QueueHandle, QueueName)>,
     pub(crate) entries: Vec<QueuedEntry>,
+    /// Where queues begin after the stretch, if that has changed.
+    pub(crate) starts: Vec<(QueueHandle, QueueOffset)>,
     pub(crate) keys: Vec<IndexKey>,
     /// The end of the stretch.
     pub(crate) covered: Covered,
@@ -48,7 +50,7 @@ impl DerivedBatch {
     /// Whether it says nothing that the batches before, up to `covered`, did not say.
     fn is_nothing(&self, covered: Covered) -> bool {
         let is_empty = self.entries.is_empty() && self.keys.is_empty() && self.deleted.is_empty();
-        self.covered == covered && is_empty
+        self.covered == covered && is_empty && self.new_queues.is_empty() && self.starts.is_empty()
     }
 }
 
@@ -69,6 +71,7 @@ impl DerivedBacklog {
         }
         last.new_queues.append(&mut batch.new_queues);
         last.entries.append(&mut batch.entries);
+        last.starts.append(&mut batch.starts);
         last.keys.append(&mut batch.keys);
         last.covered = batch.covered;
     }
@@ -159,6 +162,9 @@ impl<D: Disk> DerivedFiles<D> {
             self.queues.add(handle, name);
         }
         self.queues.write(&self.disk, &batch.entries)?;
+        for (queue, min) in batch.starts.drain(..) {
+            self.queues.start_at(queue, min);
+        }
         while let Some(key) = batch.keys.get(batch.keys_done) {
             self.index.add(&self.disk, key)?;
             batch.keys_done += 1;
@@ -199,6 +205,8 @@ impl<D: Disk> DerivedFiles<D> {
         self.queues.synced();
         self.index.synced();
         self.log_synced = self.covered.log_end;
+        self.queues.remove_expired(&self.disk)?;
+        self.index.remove_expired(&self.disk)?;
         self.is_changed = false;
         let timestamp_ms = self.covered.last_store_timestamp_ms;
         Checkpoint {
@@ -208,6 +216,44 @@ impl<D: Disk> DerivedFiles<D> {
             confirm_offset: self.covered.log_end.to_i64(),
         }
         .write(&self.disk, &self.dir)
+    }
+
+    /// Lets a queue without entries go on at `offset`.
+    pub(crate) fn start_empty_at(&mut self, queue: QueueHandle, offset: QueueOffset) {
+        self.is_changed = true;
+        self.queues.start_empty_at(queue, offset);
+    }
+
+    /// Up to where the snapshot on the disk covers the log: what is before need not be there for a start.
+    pub(crate) fn log_synced(&self) -> PhysicalOffset {
+        self.log_synced
+    }
+
+    /// Moves the starts of queues and index behind what is removed of the log, for at most `queues_max` queues from number `from` on.
+    /// Adds the starts that moved to `moved`; returns where to go on, if not all queues were looked at.
+    ///
+    /// # Errors
+    /// A ConsumeQueue file cannot be read. The call can be repeated.
+    pub(crate) fn advance_starts(
+        &mut self,
+        log_start: PhysicalOffset,
+        from: usize,
+        queues_max: usize,
+        moved: &mut Vec<QueueStart>,
+    ) -> io::Result<Option<usize>> {
+        self.is_changed |= self.index.forget_before(log_start);
+        let all = self.queues.queues().len();
+        let end = all.min(from.saturating_add(queues_max));
+        for index in from..end {
+            let queue = QueueHandle::at(index);
+            if let Some(start) =
+                self.queues.advance_start(&self.disk, queue, log_start, self.covered.log_end)?
+            {
+                self.is_changed = true;
+                moved.push(start);
+            }
+        }
+        Ok((end < all).then_some(end))
     }
 
     /// Makes durable what the log holds so far. With lazy flushing it may not be, and a file that speaks of positions in the log must not

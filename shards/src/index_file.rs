@@ -84,6 +84,8 @@ pub(crate) struct IndexFiles<D: Disk> {
     full: Vec<IndexPosition>,
     current: Option<Current<D::File>>,
     unsynced: Vec<PathBuf>,
+    /// Files all of whose records are gone.
+    expired: Vec<PathBuf>,
 }
 
 /// The file that takes new items.
@@ -133,7 +135,7 @@ impl<D: Disk> IndexFiles<D> {
             None => None,
         };
         let unsynced = current.iter().map(|current| current.path.clone()).collect();
-        Ok(Self { dir, layout, full: known, current, unsynced })
+        Ok(Self { dir, layout, full: known, current, unsynced, expired: Vec::new() })
     }
 
     /// Adds a key. It is in the file after [`Self::write_items`].
@@ -155,6 +157,27 @@ impl<D: Disk> IndexFiles<D> {
         current.add(layout, key);
         if !self.unsynced.contains(&current.path) {
             self.unsynced.push(current.path.clone());
+        }
+        Ok(())
+    }
+
+    /// Forgets the full files that only have records before `log_start`; whether there were any.
+    pub(crate) fn forget_before(&mut self, log_start: PhysicalOffset) -> bool {
+        let forgotten =
+            self.full.iter().take_while(|full| full.header.end_physical < log_start.to_i64()).count();
+        self.expired.extend(self.full.drain(..forgotten).map(|full| self.dir.join(full.name)));
+        forgotten > 0
+    }
+
+    /// Removes what was forgotten. The positions that say so must be durable.
+    ///
+    /// # Errors
+    /// A file cannot be removed; the call can be repeated.
+    pub(crate) fn remove_expired(&mut self, disk: &D) -> io::Result<()> {
+        while let Some(path) = self.expired.last() {
+            disk.remove_file(path)?;
+            self.unsynced.retain(|unsynced| unsynced != path);
+            self.expired.pop();
         }
         Ok(())
     }

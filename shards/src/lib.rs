@@ -31,6 +31,7 @@ mod positions;
 pub mod record;
 pub mod recovery;
 pub mod repair;
+pub mod retention;
 pub mod sealed_file;
 pub mod segment;
 pub mod side_writer;

@@ -59,6 +59,8 @@ pub struct LogShardConfig {
     pub dir: PathBuf,
     /// Size of one segment, bytes, a multiple of 4096.
     pub segment_bytes: u64,
+    /// What a new segment leaves free on the disk, bytes: for offsets, ConsumeQueues and whoever else writes there.
+    pub disk_reserve_bytes: u64,
     pub flush: FlushMode,
 }
 
@@ -177,7 +179,7 @@ impl LogShard {
         if shard.log.borrow().ready_end() == end {
             shard.make_segment().await.map_err(|(path, source)| LogError::NoRoom {
                 free_bytes: free_bytes(&shard.config.dir).unwrap_or(0),
-                needed_bytes: segment_bytes,
+                needed_bytes: shard.config.segment_needs_bytes(),
                 path,
                 source,
             })?;
@@ -415,7 +417,7 @@ impl LogShard {
         let start = self.log.borrow().ready_end();
         let path = segment_path(&self.config.dir, start);
         // Asking first spares a full file system a large allocation that is taken back at once, every second.
-        if free_bytes(&self.config.dir).is_ok_and(|free| free < self.config.segment_bytes) {
+        if free_bytes(&self.config.dir).is_ok_and(|free| free < self.config.segment_needs_bytes()) {
             return Err((path, io::ErrorKind::StorageFull.into()));
         }
         let made = LogFile::make(path.clone(), self.config.segment_bytes, self.config.write_kind()).await;
@@ -432,7 +434,7 @@ impl LogShard {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AppendRefusal::DiskFull {
                 path: self.config.dir.display().to_string(),
                 free_bytes: free_bytes(&self.config.dir).unwrap_or(0),
-                needed_bytes: self.config.segment_bytes,
+                needed_bytes: self.config.segment_needs_bytes(),
             },
             _ => AppendRefusal::NoSegment { path: path.display().to_string(), reason: error.to_string() },
         };
@@ -531,6 +533,11 @@ impl LogShard {
 }
 
 impl LogShardConfig {
+    /// What must be free for a segment to be made, bytes.
+    fn segment_needs_bytes(&self) -> u64 {
+        self.segment_bytes.saturating_add(self.disk_reserve_bytes)
+    }
+
     fn write_kind(&self) -> WriteKind {
         match self.flush {
             FlushMode::Sync => WriteKind::Durable,

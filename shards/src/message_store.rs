@@ -26,7 +26,7 @@ use bytes::Bytes;
 
 use crate::append::Committed;
 use crate::cold_read::ColdReader;
-use crate::consume_queue::files::{QueueState, QueuedEntry};
+use crate::consume_queue::files::{QueueStart, QueueState, QueuedEntry};
 use crate::consume_queue::selection::{self, Selected, select};
 use crate::consume_queue::table::{ConsumeQueue, QueueTable};
 use crate::consume_queue::{QueueHandle, QueueName};
@@ -39,6 +39,7 @@ use crate::io::disk::Disk;
 use crate::limits::{COLD_CACHE_BYTES, HOT_TAIL_BYTES, KEY_ANSWER_BYTES_MAX};
 use crate::position::{PhysicalOffset, QueueOffset};
 use crate::record::{RecordError, RecordView};
+use crate::retention::DiskSurvey;
 use crate::side_writer::SideWriter;
 
 mod cold;
@@ -54,7 +55,7 @@ pub use crate::consume_queue::selection::{GetStatus, TagFilter};
 pub use cold::{ColdGet, ColdRecord};
 pub use get::{GetRequest, GetResult, QueueBounds, TimeBoundary};
 
-use cold::{GetPlan, OldMessages, TimeMark};
+use cold::{GetPlan, OldMessages, REMOVED_MS, TimeMark};
 use hot_tail::HotTail;
 use log_reader::LogReader;
 use met_damage::MetDamage;
@@ -147,6 +148,10 @@ pub struct StoreLoad {
     pub cold: ColdLoad,
 }
 
+/// Where queues start after a part of the log was removed.
+#[derive(Debug)]
+pub struct QueueStarts(Vec<QueueStart>);
+
 /// A read's answer, or the plan that gets it from the disk.
 #[derive(Debug)]
 pub enum Get {
@@ -217,7 +222,8 @@ impl MessageStore {
             segment_bytes,
             tail: RefCell::new(HotTail::new(config.hot_tail_bytes)),
             confirm_offset: Cell::new(confirm_offset),
-            log_min,
+            log_min: Cell::new(log_min),
+            is_being_removed: Cell::new(false),
             damage: MetDamage::new(damage),
             scrub: ScrubMeter::default(),
         };
@@ -373,6 +379,76 @@ impl MessageStore {
         }
     }
 
+    /// The folder of the shard.
+    pub fn dir(&self) -> PathBuf {
+        self.reader.dir.clone()
+    }
+
+    /// Size of one CommitLog file, bytes.
+    pub fn segment_bytes(&self) -> u64 {
+        self.reader.segment_bytes
+    }
+
+    /// Where the first message of a topic is that is still there, or a position before it.
+    pub fn first_physical(&self, topic: &str) -> Option<PhysicalOffset> {
+        self.queues
+            .of_topic(topic)
+            .filter(|queue| queue.min < queue.max)
+            .map(|queue| queue.first_physical)
+            .min()
+    }
+
+    /// Lets a queue begin at `min` from now on, unless it begins later anyway: what is before is no longer given to anybody.
+    pub fn start_queue_at(&mut self, topic: &str, queue_id: u32, min: QueueOffset) {
+        let Some(handle) = self.queues.handle(topic, queue_id) else { return };
+        let is_later =
+            self.queues.queue(topic, queue_id).is_some_and(|queue| (queue.min..=queue.max).contains(&min));
+        if is_later && self.queues.start_at(handle, min, None) {
+            self.hand_over(DerivedBatch { starts: vec![(handle, min)], ..DerivedBatch::default() });
+        }
+    }
+
+    /// What of the log is before this is in the ConsumeQueues and index on the disk.
+    pub fn written_end(&self) -> PhysicalOffset {
+        self.writer.written()
+    }
+
+    /// What the files of the log and the disk are like.
+    ///
+    /// # Errors
+    /// The disk refuses to say.
+    pub fn survey(&self) -> impl Future<Output = io::Result<DiskSurvey>> + 'static + use<> {
+        self.writer.survey()
+    }
+
+    /// Lets the log begin at `log_start`, the start of a file: from now on nothing before is read. The future removes the files in
+    /// small steps; what it returns is for [`Self::removed`]. One removal at a time.
+    ///
+    /// # Panics
+    /// When [`Self::written_end`] is not there yet.
+    pub fn remove_before(
+        &mut self,
+        log_start: PhysicalOffset,
+    ) -> impl Future<Output = io::Result<QueueStarts>> + 'static + use<> {
+        let reader = &self.reader;
+        assert!(log_start.get().is_multiple_of(reader.segment_bytes), "whole files are removed");
+        assert!(log_start <= self.written_end(), "what is not covered on the disk stays");
+        reader.log_min.set(reader.log_min.get().max(log_start));
+        reader.is_being_removed.set(true);
+        reader.cold.forget_log_before(log_start);
+        reader.damage.forget_before(log_start);
+        let removal = self.writer.remove_before(log_start);
+        async move { removal.await.map(QueueStarts) }
+    }
+
+    /// The queues start where the log does.
+    pub fn removed(&mut self, starts: QueueStarts) {
+        for QueueStart { queue, min, first_physical } in starts.0 {
+            self.queues.start_at(queue, min, Some(first_physical));
+        }
+        self.reader.is_being_removed.set(false);
+    }
+
     fn trim(&mut self) {
         let mut tail = self.reader.tail.borrow_mut();
         tail.trim(self.dispatched_end);
@@ -396,7 +472,7 @@ impl MessageStore {
         let confirm_offset = self.reader.confirm_offset.get();
         StoreLoad {
             confirm_offset: confirm_offset.get(),
-            log_min: self.reader.log_min.get(),
+            log_min: self.reader.log_min.get().get(),
             dispatch_behind_bytes: confirm_offset.get().saturating_sub(self.writer.written().get()),
             derived_backlog_entries: self.derived_backlog_entries() as u64,
             dispatched_entries: self.dispatched_entries,
@@ -446,11 +522,12 @@ impl MessageStore {
             messages_max: request.messages_max,
             bytes_max: request.bytes_max,
             recent_from: self.recent_from(),
-            log_min: self.reader.log_min,
+            log_min: self.reader.passed_before(),
         };
         let cold = |plan| {
             let reader = Rc::clone(&self.reader);
-            Get::Cold(ColdGet { reader, queue: queue.name.clone(), bounds, plan })
+            let planned_min = reader.log_min.get();
+            Get::Cold(ColdGet { reader, queue: queue.name.clone(), bounds, offset, planned_min, plan })
         };
         let written = queue.memory_start();
         if offset < written {
@@ -460,7 +537,7 @@ impl MessageStore {
             };
             let count = wanted.min(written.since(offset));
             let filter = request.filter.clone();
-            return cold(GetPlan::Entries { offset, count, written, filter, limits });
+            return cold(GetPlan::Entries { count, written, filter, limits });
         }
         let selection = select(queue.entries_from(offset), offset, request.filter, &limits);
         match self.hot_records(&selection.messages) {
@@ -561,7 +638,7 @@ impl MessageStore {
             let entry = queue.entry(offset).expect("only entries in memory are looked at");
             self.reader.hot(entry.physical_offset, entry.size_bytes as usize)
         };
-        let hot_start = partition(queue.memory_start(), &|offset| hot(offset).is_none());
+        let hot_start = partition(queue.memory_start().max(queue.min), &|offset| hot(offset).is_none());
         let split =
             partition(hot_start, &|offset| hot(offset).is_some_and(|record| mark.is_after_record(&record)));
         (hot_start, split)
@@ -607,7 +684,7 @@ impl MessageStore {
             );
         async move {
             match old {
-                Some(old) => old.store_time(offset).await.map(Some),
+                Some(old) => old.store_time(offset).await.map(|time| (time != REMOVED_MS).then_some(time)),
                 None => Ok(None),
             }
         }

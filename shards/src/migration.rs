@@ -17,11 +17,13 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Checkpoint;
 use crate::commit_log::scan::UNSYNCED_MARKER;
+use crate::consume_queue::places::read_places;
 use crate::damage;
 use crate::io::disk::{Disk, StdDisk};
 use crate::io::log_file::UNFINISHED_SUFFIX;
 use crate::limits::SEGMENT_BYTES_MIN;
 use crate::manifest::{Manifest, random_store_id};
+use crate::position::PhysicalOffset;
 use crate::positions::Positions;
 use crate::recovery::{
     RecoveryError, RecoveryProgress, RecoveryReport, STOCK_MARKER, ShardConfig, recover_shard,
@@ -198,6 +200,7 @@ fn derive(
         Err(error) => return Err(failed(error)),
     };
     set_aside(dir).map_err(failed)?;
+    keep_places(dir, segment_bytes)?;
     let recovered = recover_shard(&StdDisk, dir, &ShardConfig::new(segment_bytes), progress);
     let recovered = match recovered {
         Ok(recovered) => recovered,
@@ -241,6 +244,19 @@ fn set_aside(dir: &Path) -> io::Result<()> {
     StdDisk.sync_dir(dir)
 }
 
+/// Keeps how far the stock broker's queues had come, where it has removed old files of its log: of a queue whose messages are all gone,
+/// nothing else says where it goes on.
+fn keep_places(dir: &Path, segment_bytes: u64) -> Result<(), AdoptError> {
+    let log_start = list_segments(&StdDisk, &dir.join("commitlog"), segment_bytes)?.first().copied();
+    let log_start = log_start.unwrap_or_default();
+    if log_start > PhysicalOffset::ZERO {
+        read_places(&StdDisk, &aside(dir, "consumequeue"), log_start)
+            .and_then(|queues| Positions { queues, ..Positions::default() }.write_set_aside(&StdDisk, dir))
+            .map_err(|source| AdoptError::Io { path: dir.to_owned(), source })?;
+    }
+    Ok(())
+}
+
 fn put_back(dir: &Path, was_clean: bool, checkpoint: Option<&[u8]>) -> io::Result<()> {
     for name in DERIVED {
         let (current, aside) = (dir.join(name), aside(dir, name));
@@ -253,6 +269,7 @@ fn put_back(dir: &Path, was_clean: bool, checkpoint: Option<&[u8]>) -> io::Resul
         StdDisk.remove_file(&dir.join(ours))?;
     }
     StdDisk.remove_file(&Positions::path(dir))?;
+    Positions::forget_set_aside(&StdDisk, dir)?;
     match checkpoint {
         Some(bytes) => fs::write(Checkpoint::path(dir), bytes)?,
         None => StdDisk.remove_file(&Checkpoint::path(dir))?,

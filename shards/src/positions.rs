@@ -112,6 +112,14 @@ impl Positions {
         disk.sync_dir(dir)
     }
 
+    /// Keeps these positions as [`Self::set_aside`] does, where there is no snapshot.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn write_set_aside<D: Disk>(&self, disk: &D, dir: &Path) -> io::Result<()> {
+        disk.write_file_atomically(&dir.join(SET_ASIDE_NAME), &SEAL.encode(self))
+    }
+
     /// Removes what [`Self::set_aside`] kept; done again by the next start when a crash undoes it.
     ///
     /// # Errors

@@ -25,6 +25,7 @@ use crate::commit_log::scan::{
     Damage, ScanError, ScanLog, Scanned, UNSYNCED_MARKER, cut, scan, torn_window_bytes,
 };
 use crate::consume_queue::files::QueueState;
+use crate::consume_queue::places::read_places;
 use crate::damage::{INDEX_MARKER, KnownDamage};
 use crate::deliberate::{Mistake, makes};
 use crate::derived_files::DerivedFiles;
@@ -163,7 +164,11 @@ pub fn recover_shard<D: Disk + Clone>(
     let log_dir = dir.join("commitlog");
     disk.create_dir_all(&log_dir).map_err(derived_error)?;
     let segments = list_segments(disk, &log_dir, config.segment_bytes)?;
-    let snapshot = Snapshot::read(disk, dir).map_err(derived_error)?;
+    let log_start = segments.first().copied().unwrap_or_default();
+    let mut snapshot = Snapshot::read(disk, dir).map_err(derived_error)?;
+    if log_start > PhysicalOffset::ZERO {
+        snapshot.keep_places(disk, dir, log_start).map_err(derived_error)?;
+    }
     let was_stopped = !mark_in_use(disk, dir).map_err(derived_error)?;
     let is_ours = look_for_others(disk, dir, &snapshot, was_stopped).map_err(derived_error)?;
     let clean = was_stopped && is_ours;
@@ -186,7 +191,6 @@ pub fn recover_shard<D: Disk + Clone>(
         // All of the log is looked at again.
         damage = KnownDamage::default();
     }
-    let log_start = segments.first().copied().unwrap_or_default();
     let queues_may_restart = disk.exists(&dir.join(STOCK_MARKER)).map_err(derived_error)?;
     let mut dispatch = Dispatch::new(dir, log_start, queues_may_restart, files);
     let log_end = segments.last().map_or(scanned_from, |last| last.plus(config.segment_bytes));
@@ -228,6 +232,7 @@ pub fn recover_shard<D: Disk + Clone>(
     let from_before = if report.rebuilt.is_some() { snapshot.queues() } else { &[] };
     let (mut files, lost_messages) = dispatch.finish(from_before)?;
     report.lost_messages = lost_messages;
+    damage.forget_before(log_start);
     if damage != known_before {
         damage.write(disk, dir).map_err(derived_error)?;
     }
@@ -240,7 +245,11 @@ pub fn recover_shard<D: Disk + Clone>(
 
     let queues = files.queues().to_vec();
     let covered = files.covered();
-    let next_offset = |state: &QueueState| (state.name.topic.to_string(), state.name.queue_id, state.max);
+    let next_offset = |state: &QueueState| {
+        let is_forgotten = makes(Mistake::EmptiedQueueStartsAnew) && state.min == state.max;
+        let next = if is_forgotten { QueueOffset::ZERO } else { state.max };
+        (state.name.topic.to_string(), state.name.queue_id, next)
+    };
     Ok(RecoveredShard {
         log: RecoveredLog {
             end: end.end,
@@ -292,6 +301,19 @@ impl Snapshot {
             Err(damage) => Err(format!("the positions snapshot is not usable: {damage}")),
         };
         Ok(Self { current, set_aside: Positions::read_set_aside(disk, dir)? })
+    }
+
+    /// Where nothing says how far queues had come, keeps what their files say of it.
+    fn keep_places<D: Disk>(&mut self, disk: &D, dir: &Path, log_start: PhysicalOffset) -> io::Result<()> {
+        if self.newest().is_none() {
+            let places = Positions {
+                queues: read_places(disk, &dir.join("consumequeue"), log_start)?,
+                ..Positions::default()
+            };
+            places.write_set_aside(disk, dir)?;
+            self.set_aside = Some(places);
+        }
+        Ok(())
     }
 
     fn newest(&self) -> Option<&Positions> {
@@ -395,12 +417,16 @@ fn open_files<D: Disk + Clone>(
             .map_or_else(|| Ok(positions.clone()), Err),
         Err(reason) => Err(reason.clone()),
     };
+    let log_start = log.segments.first().copied().unwrap_or_default();
     match found {
-        Ok(positions) if clean => Ok((open(positions, Slots::Read)?, None)),
         Ok(positions) => {
-            let mut files = open(positions, Slots::Rebuild)?;
-            remove_unknown_queues(disk, dir, files.queues())?;
-            files.cut()?;
+            let mut files = open(positions, if clean { Slots::Read } else { Slots::Rebuild })?;
+            if !clean {
+                remove_unknown_queues(disk, dir, files.queues())?;
+                files.cut()?;
+            }
+            // A removal of old files may have ended before the next snapshot.
+            files.advance_starts(log_start, 0, usize::MAX, &mut Vec::new())?;
             Ok((files, None))
         }
         Err(reason) => {
@@ -413,7 +439,7 @@ fn open_files<D: Disk + Clone>(
                 disk.remove_dir_all(&dir.join(derived))?;
                 disk.create_dir_all(&dir.join(derived))?;
             }
-            let start = log.segments.first().copied().unwrap_or_default().get();
+            let start = log_start.get();
             let nothing = Positions { log_end: start, last_record: start, ..Positions::default() };
             let mut files = open(nothing, Slots::Rebuild)?;
             files.cut()?;

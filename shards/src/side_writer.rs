@@ -13,12 +13,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::consume_queue::files::QueueStart;
 use crate::deliberate::{Mistake, makes};
 use crate::derived_files::{DerivedBacklog, DerivedBatch, DerivedFiles};
 use crate::index_file::{IndexLayout, KeyLookup, Slots};
 use crate::io::disk::Disk;
 use crate::position::PhysicalOffset;
 use crate::positions::Positions;
+use crate::retention::{DiskSurvey, SegmentAge};
+use crate::segment::{list_segments, segment_path};
+
+mod removal;
+
+use removal::Removal;
 
 /// How often what was derived is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -74,6 +81,15 @@ enum Request {
     Find {
         lookup: KeyLookup,
         done: flume::Sender<io::Result<Vec<PhysicalOffset>>>,
+    },
+    /// What the log's files and the disk are like.
+    Survey {
+        done: flume::Sender<io::Result<DiskSurvey>>,
+    },
+    /// The log begins at `log_start` from now on: the files before go.
+    Remove {
+        log_start: PhysicalOffset,
+        done: flume::Sender<io::Result<Vec<QueueStart>>>,
     },
     Close {
         is_clean: bool,
@@ -154,11 +170,13 @@ impl SideWriter {
         let (requests, requests_in) = flume::bounded(REQUESTS_MAX);
         let work = SideWork {
             dir,
+            segment_bytes,
             files,
             batches: batches_in,
             requests: requests_in,
             progress: Arc::clone(&progress),
             unwritten: DerivedBacklog::default(),
+            removal: None,
             complained: None,
         };
         Ok((Self { batches, requests, progress }, work))
@@ -223,10 +241,33 @@ impl SideWriter {
 
     /// Looks up a key in the index, with everything that was handed over before. Error: the thread has stopped.
     pub(crate) async fn find(&self, lookup: KeyLookup) -> io::Result<Vec<PhysicalOffset>> {
-        let (done, result) = flume::bounded(1);
-        let stopped = || io::Error::other("the store is closing");
-        self.requests.send_async(Request::Find { lookup, done }).await.map_err(|_| stopped())?;
-        result.recv_async().await.map_err(|_| stopped())?
+        self.ask(move |done| Request::Find { lookup, done }).await
+    }
+
+    /// What the files of the log and the disk are like.
+    pub(crate) fn survey(&self) -> impl Future<Output = io::Result<DiskSurvey>> + 'static + use<> {
+        self.ask(|done| Request::Survey { done })
+    }
+
+    /// Removes the files of the log before `log_start`, in small steps. Returns the queues whose starts have moved with it.
+    pub(crate) fn remove_before(
+        &self,
+        log_start: PhysicalOffset,
+    ) -> impl Future<Output = io::Result<Vec<QueueStart>>> + 'static + use<> {
+        self.ask(move |done| Request::Remove { log_start, done })
+    }
+
+    fn ask<T: 'static, F: FnOnce(flume::Sender<io::Result<T>>) -> Request + 'static>(
+        &self,
+        request: F,
+    ) -> impl Future<Output = io::Result<T>> + 'static + use<T, F> {
+        let requests = self.requests.clone();
+        async move {
+            let (done, result) = flume::bounded(1);
+            let stopped = || io::Error::other("the store is closing");
+            requests.send_async(request(done)).await.map_err(|_| stopped())?;
+            result.recv_async().await.map_err(|_| stopped())?
+        }
     }
 
     /// Writes all that was handed over, then `last`, makes it durable and ends the thread; with `is_clean`, the next start need not
@@ -252,12 +293,16 @@ impl SideWriter {
 /// What the side thread does, and holds.
 pub struct SideWork<D: Disk> {
     dir: PathBuf,
+    /// Size of one CommitLog file, bytes.
+    segment_bytes: u64,
     files: DerivedFiles<D>,
     batches: flume::Receiver<DerivedBatch>,
     requests: flume::Receiver<Request>,
     progress: Arc<Progress>,
     /// Taken from `batches` and not completely in the files.
     unwritten: DerivedBacklog,
+    /// Files of the log that are being removed.
+    removal: Option<Removal>,
     /// When a failing disk was last spoken of.
     complained: Option<Instant>,
 }
@@ -267,7 +312,7 @@ impl<D: Disk> SideWork<D> {
     /// work is over.
     pub fn turn(&mut self, takes_snapshot: bool) -> bool {
         let requests: Vec<_> = self.requests.try_iter().collect();
-        let result = self.look(takes_snapshot, true);
+        let result = self.look(takes_snapshot, true).and_then(|()| self.remove_some());
         self.complain(&result);
         self.serve(requests)
     }
@@ -292,8 +337,9 @@ impl<D: Disk> SideWork<D> {
                 if takes_snapshot {
                     snapshot_at = now + SNAPSHOT_INTERVAL;
                 }
-                let result = self.look(takes_snapshot, looks);
+                let mut result = self.look(takes_snapshot, looks);
                 if now >= look_at {
+                    result = result.and_then(|()| self.remove_some());
                     look_at = now + if result.is_ok() { LOOK_INTERVAL } else { RETRY_INTERVAL };
                 }
                 self.complain(&result);
@@ -316,6 +362,17 @@ impl<D: Disk> SideWork<D> {
         }
     }
 
+    /// Does a step of the removal that is under way.
+    fn remove_some(&mut self) -> io::Result<()> {
+        let Some(removal) = &mut self.removal else { return Ok(()) };
+        if removal.step(&mut self.files)?
+            && let Some(removal) = self.removal.take()
+        {
+            removal.finish();
+        }
+        Ok(())
+    }
+
     /// Takes what the serve core handed over.
     fn take_batches(&mut self) {
         for batch in self.batches.try_iter() {
@@ -336,6 +393,17 @@ impl<D: Disk> SideWork<D> {
         Ok(())
     }
 
+    fn survey(&self) -> io::Result<DiskSurvey> {
+        let (disk, log_dir) = (self.files.disk(), self.dir.join("commitlog"));
+        let starts = list_segments(disk, &log_dir, self.segment_bytes).map_err(io::Error::other)?;
+        let age = |start| {
+            let modified_ms = disk.modified_ms(&segment_path(&log_dir, start))?;
+            Ok(SegmentAge { start, modified_ms })
+        };
+        let segments = starts.into_iter().map(age).collect::<io::Result<_>>()?;
+        Ok(DiskSurvey { segments, usage: disk.usage(&log_dir)? })
+    }
+
     fn complain(&mut self, result: &io::Result<()>) {
         let Err(error) = result else {
             if self.complained.take().is_some() {
@@ -347,7 +415,7 @@ impl<D: Disk> SideWork<D> {
             tracing::error!(
                 dir = %self.dir.display(),
                 %error,
-                "cannot write ConsumeQueue and index files; messages are served from memory, trying again"
+                "cannot write ConsumeQueue and index files, or remove old ones; messages are served from memory, trying again"
             );
             self.complained = Some(Instant::now());
         }
@@ -371,6 +439,18 @@ impl<D: Disk> SideWork<D> {
                 Request::Find { lookup, done } => {
                     let _ = done.send(self.files.find(&lookup));
                 }
+                Request::Survey { done } => {
+                    let _ = done.send(self.survey());
+                }
+                Request::Remove { log_start, done } => {
+                    assert!(self.removal.is_none(), "one removal at a time");
+                    match Removal::begin(&mut self.files, &self.dir, self.segment_bytes, log_start, done) {
+                        Ok(removal) => self.removal = Some(removal),
+                        Err((error, done)) => {
+                            let _ = done.send(Err(error));
+                        }
+                    }
+                }
                 Request::Close { is_clean, done } => close = Some((is_clean, done)),
             }
         }
@@ -390,6 +470,11 @@ impl<D: Disk> SideWork<D> {
         }
         let Some((is_clean, done)) = close else { return false };
         self.take_batches();
+        if let Some(mut removal) = self.removal.take()
+            && let Err(error) = removal.hurry(self.files.disk())
+        {
+            tracing::warn!(dir = %self.dir.display(), %error, "the next start removes old CommitLog files");
+        }
         let result = self.write_batches().and_then(|()| self.files.finish()).and_then(|()| match is_clean {
             true => remove_abort(self.files.disk(), &self.dir),
             false => Ok(()),

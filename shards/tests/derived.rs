@@ -5,6 +5,7 @@ mod damage;
 mod fixture;
 mod fuzz;
 mod migration;
+mod old_files;
 mod plain_record;
 
 use std::cell::Cell;

@@ -58,7 +58,7 @@ fn on_a_core<F>(
         locked_memory_bytes: 1 << 20,
         probe_file: write_probe_file(root).unwrap(),
     };
-    let config = LogShardConfig { dir, segment_bytes: SEGMENT_BYTES_MIN, flush };
+    let config = LogShardConfig { dir, segment_bytes: SEGMENT_BYTES_MIN, disk_reserve_bytes: 0, flush };
     let core = start_core(spec, move || async move {
         let pool = BlockPool::new(1 << 20, 8);
         let shard = LogShard::open(recovered, config, pool).await.unwrap();
@@ -260,7 +260,12 @@ fn is_no_segment(outcome: &AppendOutcome) -> bool {
 fn an_impossible_segment_size_is_refused() {
     let root = store();
     on_a_core(root.path(), FlushMode::Sync, |shard, commits| async move {
-        let config = LogShardConfig { dir: "/nowhere".into(), segment_bytes: 4096, flush: FlushMode::Sync };
+        let config = LogShardConfig {
+            dir: "/nowhere".into(),
+            segment_bytes: 4096,
+            disk_reserve_bytes: 0,
+            flush: FlushMode::Sync,
+        };
         let error = LogShard::open(RecoveredLog::default(), config, BlockPool::new(1 << 20, 1)).await;
         assert!(matches!(error, Err(LogError::SegmentBytes { segment_bytes: 4096 })));
         shard.stop();

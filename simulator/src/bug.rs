@@ -69,6 +69,12 @@ pub enum Bug {
     TrustAConsumeQueue,
     /// The engine: offsets are written before the log that they speak of is synced
     OffsetsAheadOfTheLog,
+    /// The engine: files of the log go a tenth too early
+    RemoveBeforeItsTime,
+    /// The engine: a queue starts one message too late after old files went
+    QueueStartTooFar,
+    /// The engine: a queue whose messages have all been removed starts at 0 again
+    EmptiedQueueStartsAnew,
 }
 
 impl Bug {
@@ -86,6 +92,9 @@ impl Bug {
             Self::ScanWithoutCrc => Some(Mistake::ScanWithoutCrc),
             Self::TrustAConsumeQueue => Some(Mistake::TrustAConsumeQueue),
             Self::OffsetsAheadOfTheLog => Some(Mistake::OffsetsAheadOfTheLog),
+            Self::RemoveBeforeItsTime => Some(Mistake::RemoveBeforeItsTime),
+            Self::QueueStartTooFar => Some(Mistake::QueueStartTooFar),
+            Self::EmptiedQueueStartsAnew => Some(Mistake::EmptiedQueueStartsAnew),
             _ => None,
         }
     }

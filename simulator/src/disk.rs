@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use shards::io::disk::{Disk, DiskFile};
+use shards::io::disk::{Disk, DiskFile, DiskUsage};
 
 mod image;
 
@@ -111,6 +111,8 @@ struct State {
     /// Files whose last sync failed, and whose other users in this life do not know it yet.
     sync_errors: BTreeSet<usize>,
     chance: Chance,
+    /// What the node's clock shows, milliseconds since the epoch.
+    now_ms: i64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -124,6 +126,8 @@ struct FileState {
     direct: Vec<(WriteId, Change)>,
     /// Those of a process that is dead, which the kernel has yet to do.
     late: Vec<Change>,
+    /// When the content last changed, by the node's clock.
+    modified_ms: i64,
 }
 
 /// What is counted.
@@ -201,6 +205,11 @@ impl ModelDisk {
         for file in &mut state.files {
             file.lose_power_keeping(kept, last);
         }
+    }
+
+    /// The node's clock, milliseconds since the epoch.
+    pub fn set_clock_ms(&self, now_ms: i64) {
+        self.state().now_ms = now_ms;
     }
 
     /// Chance of the faults comes from this seed.
@@ -354,6 +363,7 @@ impl State {
                 }
                 self.files[id].change(change);
                 self.files[id].settle();
+                self.files[id].modified_ms = self.now_ms;
             }
             Operation::EndWrite { id, write } => return self.end_write(id, write),
             Operation::SyncFile { id } => {
@@ -379,6 +389,7 @@ impl State {
         let is_direct = |kind| matches!(kind, FaultKind::WriteError | FaultKind::ShortWrite);
         let fault = self.struck(id, is_direct);
         let change = self.files[id].take_direct(write);
+        self.files[id].modified_ms = self.now_ms;
         match (fault, change) {
             (Some(FaultKind::ShortWrite), Change::Bytes { offset, bytes }) => {
                 let stored = self.chance.0.random_range(0..bytes.len());
@@ -616,6 +627,21 @@ impl Disk for ModelDisk {
         let state = self.state();
         state.check_on()?;
         Ok(state.live_names.contains_key(path) || state.dirs.contains(path))
+    }
+
+    fn modified_ms(&self, path: &Path) -> io::Result<i64> {
+        let state = self.state();
+        state.check_on()?;
+        let id = *state.live_names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        Ok(state.files[id].modified_ms)
+    }
+
+    fn usage(&self, _dir: &Path) -> io::Result<DiskUsage> {
+        let state = self.state();
+        state.check_on()?;
+        // What sets it is not how much is stored, but whether the plan lets it be full.
+        let free_bytes = if state.is_full { 0 } else { 1 << 40 };
+        Ok(DiskUsage { used_bytes: 1, free_bytes })
     }
 
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {

@@ -6,13 +6,15 @@
 //! - what is there is a first part of what was given, with nothing between; queue offsets are dense, store times never go back;
 //! - a consumer reads confirmed messages only, all of them, in order, unchanged: so no restart takes back what was seen;
 //! - a group's offset is one that it committed, and after a restart none older than the last that was persisted;
-//! - a delayed message is delivered at its time or later, and in the end it is; a half message never is.
+//! - a delayed message is delivered at its time or later, and in the end it is; a half message never is;
+//! - old messages are removed in log order, whole files of them, none before its time; nobody has to read them from then on.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use shards::append::Placement;
 use shards::dispatch::SCHEDULE_TOPIC;
+use shards::position::PhysicalOffset;
 use shards::record::{RecordView, SYS_FLAG_TRANSACTION_MASK};
 
 use crate::disk::Stop;
@@ -70,6 +72,12 @@ pub struct Oracle {
     next_id: u64,
     reads: u64,
     recoveries: u64,
+    /// The log was allowed to begin here.
+    removed_before: PhysicalOffset,
+    /// When something in a file of the log was last confirmed, by the node's clock, by the file's start.
+    last_confirmed_ms: BTreeMap<PhysicalOffset, i64>,
+    /// The clock was set back: ages mean nothing.
+    clock_went_back: bool,
     /// Messages that were tampered with.
     may_be_lost: BTreeSet<u64>,
     passed_over: u64,
@@ -112,6 +120,11 @@ impl Oracle {
         self.queue(topic, queue_id).len() as u64
     }
 
+    /// Whether a message may be gone because its time was over.
+    pub fn is_removed(&self, known: &Known) -> bool {
+        known.placement.physical_offset < self.removed_before
+    }
+
     fn queue(&self, topic: &str, queue_id: u32) -> &[usize] {
         // Keys have static names; there are few.
         let mut queues = self.queues.iter();
@@ -140,6 +153,36 @@ impl Oracle {
             self.violate(format!("message {id} was stored before the one in front of it"));
         }
         self.push(Known { given, placement });
+    }
+
+    // Removal of what is old.
+
+    /// Something in the file of the log that starts there was confirmed at `now_ms` of the node's clock.
+    pub fn written(&mut self, segment: PhysicalOffset, now_ms: i64) {
+        self.last_confirmed_ms.insert(segment, now_ms);
+    }
+
+    /// The node's clock jumps by so many milliseconds.
+    pub fn clock_jumps(&mut self, ms: i64) {
+        self.clock_went_back |= ms < 0;
+    }
+
+    /// The node removes the files of the log before `before`, whose last write must be older than `reserved_ms`.
+    pub fn removes(&mut self, before: PhysicalOffset, now_ms: i64, reserved_ms: i64) {
+        let young = self
+            .last_confirmed_ms
+            .range(..before)
+            .find(|(_, confirmed_ms)| confirmed_ms.saturating_add(reserved_ms) >= now_ms);
+        if let Some((segment, confirmed_ms)) = young
+            && !self.clock_went_back
+        {
+            let age_ms = now_ms - confirmed_ms;
+            self.violate(format!(
+                "the file at {segment} is removed {age_ms} ms after its last message, {reserved_ms} were promised"
+            ));
+        }
+        self.last_confirmed_ms = self.last_confirmed_ms.split_off(&before);
+        self.removed_before = self.removed_before.max(before);
     }
 
     fn push(&mut self, known: Known) {
@@ -189,24 +232,33 @@ impl Oracle {
 
     // Recovery.
 
-    /// `found` was recovered after `stop`, the worst since the last recovery, and is served from now on.
-    pub fn recovered(&mut self, found: &[Known], stop: Stop) {
+    /// `found` was recovered after `stop`, the worst since the last recovery, from a log that begins at `log_start`, and is served from now
+    /// on.
+    pub fn recovered(&mut self, log_start: PhysicalOffset, found: &[Known], stop: Stop) {
         self.recoveries += 1;
+        if log_start > self.removed_before {
+            let allowed = self.removed_before;
+            return self.violate(format!(
+                "the log begins at {log_start}, only what is before {allowed} may be gone"
+            ));
+        }
+        let removed = self.acknowledged.partition_point(|known| known.placement.physical_offset < log_start);
         let promised = match stop {
             Stop::Kill if !self.sync_failed => self.acknowledged.len(),
             Stop::Kill | Stop::PowerCut => self.durable,
         };
-        if found.len() < promised {
-            let lost = &self.acknowledged[found.len()];
+        if removed + found.len() < promised {
+            let lost = &self.acknowledged[removed + found.len()];
             return self.violate(format!(
                 "after {stop:?} {} records are found where {promised} were promised: message {} at {} is lost",
-                found.len(),
+                removed + found.len(),
                 lost.given.id,
                 lost.placement.physical_offset
             ));
         }
-        let both = found.len().min(self.acknowledged.len());
-        if let Some((is, was)) = found.iter().zip(&self.acknowledged).find(|(is, was)| is != was) {
+        let kept = &self.acknowledged[removed..];
+        let both = found.len().min(kept.len());
+        if let Some((is, was)) = found.iter().zip(kept).find(|(is, was)| is != was) {
             return self.violate(format!("after {stop:?} {is:?} is found where {was:?} was acknowledged"));
         }
         let mut unknown = self.doubtful.iter().chain(&self.pending);
@@ -217,17 +269,18 @@ impl Oracle {
                 ));
             }
         }
+        let removed = self.acknowledged[..removed].to_vec();
         self.acknowledged.clear();
         self.queues.clear();
         let mut previous_ms = i64::MIN;
-        for known in found {
+        for known in removed.iter().chain(found) {
             if known.placement.store_timestamp_ms < previous_ms {
                 self.violate(format!("{known:?} was stored before the one in front of it"));
             }
             previous_ms = known.placement.store_timestamp_ms;
             self.push(known.clone());
         }
-        self.durable = found.len();
+        self.durable = self.acknowledged.len();
         self.pending.clear();
         self.doubtful.clear();
         self.sync_failed = false;
@@ -260,6 +313,9 @@ impl Oracle {
     pub fn skipped(&mut self, queue: (&str, u32), offsets: Range<u64>) {
         for offset in offsets {
             let index = usize::try_from(offset).ok().and_then(|at| self.queue(queue.0, queue.1).get(at));
+            if index.is_some_and(|index| self.is_removed(&self.acknowledged[*index])) {
+                continue;
+            }
             let id = index.map(|index| self.acknowledged[*index].given.id);
             // What was not synced when a sync failed may be gone while the process still runs.
             let is_unsynced = self.sync_failed && index.is_some_and(|index| *index >= self.durable);
@@ -369,7 +425,10 @@ impl Oracle {
         let arrived = |id: u64| {
             self.acknowledged.iter().any(|known| known.given.id == id && known.given.topic != SCHEDULE_TOPIC)
         };
-        let waiting = self.acknowledged.iter().filter(|known| known.given.topic == SCHEDULE_TOPIC);
+        let waiting = self
+            .acknowledged
+            .iter()
+            .filter(|known| known.given.topic == SCHEDULE_TOPIC && !self.is_removed(known));
         waiting.map(|known| known.given.id).filter(|id| !arrived(*id)).collect()
     }
 }

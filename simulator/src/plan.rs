@@ -58,6 +58,8 @@ pub struct Shape {
     pub snapshot_turns: u64,
     /// How often offsets are persisted, milliseconds.
     pub persist_ms: u64,
+    /// How long files of the log are kept after their last write, milliseconds; `None` for ever.
+    pub reserved_ms: Option<u64>,
 }
 
 /// All that is done to a shard.
@@ -139,6 +141,7 @@ impl Plan {
             lost_of_thousand: [0, 0, 20][random.random_range(0..3)],
             snapshot_turns: random.random_range(2..40),
             persist_ms: random.random_range(200..4000),
+            reserved_ms: random.random_bool(0.4).then(|| random.random_range(300..3000)),
         };
         let mut steps = Vec::new();
         let count = random.random_range(10..90);
@@ -170,6 +173,7 @@ impl Plan {
             lost_of_thousand: 0,
             snapshot_turns: 20,
             persist_ms: 2_000,
+            reserved_ms: None,
         };
         let mut random = StdRng::seed_from_u64(seed);
         let step = |number: usize| {

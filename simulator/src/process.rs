@@ -31,7 +31,7 @@ use shards::log_shard::FlushMode;
 use shards::message_store::{MessageStore, MessageStoreConfig, StoreExit};
 use shards::position::{PhysicalOffset, QueueOffset};
 use shards::recovery::{RecoveryError, RecoveryReport, ShardConfig};
-use shards::segment::segment_path;
+use shards::segment::{segment_path, segment_start};
 use shards::side_writer::{ConfigWriteError, SideWork, SideWriter};
 
 use crate::bug::Bug;
@@ -44,8 +44,10 @@ use crate::trace::Trace;
 
 mod deliveries;
 mod reads;
+mod removal;
 mod startup;
 
+use removal::Retaining;
 use startup::{clear_marker, recover, remove_unfinished, set_marker};
 
 /// The folder of the shard.
@@ -54,6 +56,7 @@ pub const SHARD_DIR: &str = "/shard";
 pub const INDEX_LAYOUT: IndexLayout = IndexLayout { slots: 7, items: 60 };
 const SYNC_INTERVAL_US: u64 = 500_000;
 const SIDE_TURN_US: u64 = 100_000;
+const RETAIN_US: u64 = 400_000;
 const SEGMENT_RETRY_US: u64 = 1_000_000;
 /// How long a level of delays rests when it cannot be read.
 const UNREADABLE_PAUSE_MS: i64 = 1_000;
@@ -68,6 +71,7 @@ pub enum Timer {
     Persist,
     DelayLook,
     SegmentRetry,
+    Retain,
 }
 
 /// The surroundings of a process while it handles one event.
@@ -168,6 +172,7 @@ pub struct Process {
     side_turns: u64,
     flushes: u64,
     delay_look_us: Option<u64>,
+    retaining: Retaining,
     report: RecoveryReport,
 }
 
@@ -258,6 +263,7 @@ impl Process {
             side_turns: 0,
             flushes: 0,
             delay_look_us: None,
+            retaining: Retaining::default(),
             report: recovered.report,
         };
         process.load_tables().map_err(off_or)?;
@@ -267,6 +273,9 @@ impl Process {
         }
         host.after(SIDE_TURN_US, Timer::SideTurn);
         host.after(shape.persist_ms * 1000, Timer::Persist);
+        if shape.reserved_ms.is_some() {
+            host.after(RETAIN_US, Timer::Retain);
+        }
         if shape.flush == FlushMode::Async {
             host.after(SYNC_INTERVAL_US, Timer::Sync);
         }
@@ -333,6 +342,10 @@ impl Process {
                 self.deliver_due(host)?;
             }
             Timer::SegmentRetry => self.segment_rests = false,
+            Timer::Retain => {
+                self.look_at_ages();
+                host.after(RETAIN_US, Timer::Retain);
+            }
         }
         self.go_on(host)
     }
@@ -448,7 +461,11 @@ impl Process {
             });
         }
         match &result {
-            Ok(placement) => host.oracle.confirmed(id, *placement),
+            Ok(placement) => {
+                let segment = segment_start(placement.physical_offset, self.shape.segment_bytes);
+                host.oracle.written(segment, host.now_ms);
+                host.oracle.confirmed(id, *placement);
+            }
             Err(refusal) => {
                 host.oracle.refused(id, matches!(refusal, AppendRefusal::ShardFailed { .. }));
             }
@@ -665,7 +682,7 @@ impl Process {
         if end == self.durable_end || self.log.has_failed() {
             return Ok(());
         }
-        let mut start = shards::segment::segment_start(self.durable_end, self.shape.segment_bytes);
+        let mut start = segment_start(self.durable_end, self.shape.segment_bytes);
         while start < end {
             let synced =
                 self.disk.open_again(&segment_path(&log_dir(), start)).and_then(|file| file.sync_data());
@@ -693,6 +710,7 @@ impl Process {
             return Err(MachineOff);
         }
         self.learn_persisted(host);
+        self.remove_what_is_old(host);
         Ok(())
     }
 

@@ -251,7 +251,10 @@ impl<'a> World<'a> {
                 self.node.disk.stop_at(*changes);
             }
             Act::CleanStop => self.stop_cleanly(),
-            Act::ClockJump { ms } => self.node.clock_ms += ms,
+            Act::ClockJump { ms } => {
+                self.node.clock_ms += ms;
+                self.oracle.clock_jumps(*ms);
+            }
             Act::Disk(fault) => self.node.disk.inject(*fault),
             Act::DiskFull { for_us } => {
                 self.node.disk.set_full(true);
@@ -295,6 +298,7 @@ impl<'a> World<'a> {
 
     fn with_host<T>(&mut self, work: impl FnOnce(&mut Host<'_>) -> T) -> T {
         let (now_us, now_ms, life) = (self.queue.now_us(), self.now_ms(), self.node.life);
+        self.node.disk.set_clock_ms(now_ms);
         let mut host = Host {
             now_us,
             now_ms,
@@ -345,7 +349,7 @@ impl<'a> World<'a> {
 
     fn judge_recovery(&mut self) {
         match found(&self.node.disk, self.plan.shape.segment_bytes) {
-            Ok(found) => self.oracle.recovered(&found, self.node.worst),
+            Ok((log_start, found)) => self.oracle.recovered(log_start, &found, self.node.worst),
             Err(what) => self.oracle.violate(format!("after recovery: {what}")),
         }
         self.node.worst = Stop::Kill;
@@ -459,8 +463,9 @@ impl<'a> World<'a> {
                 return Err(format!("message {offset} of {queue} cannot be read: {error}"));
             }
         }
-        let known: Vec<_> =
-            self.oracle.acknowledged().iter().map(|known| (known.given.topic, known.given.id)).collect();
+        let oracle = &self.oracle;
+        let kept = oracle.acknowledged().iter().filter(|known| !oracle.is_removed(known));
+        let known: Vec<_> = kept.map(|known| (known.given.topic, known.given.id)).collect();
         for (topic, id) in known.into_iter().step_by(7) {
             match process.find(topic, id) {
                 Ok(found) if found.contains(&id) => {}
@@ -541,8 +546,8 @@ impl<'a> World<'a> {
     }
 }
 
-/// All records of the log on the disk.
-fn found(disk: &ModelDisk, segment_bytes: u64) -> Result<Vec<Known>, String> {
+/// Where the log on the disk begins, and all its records.
+fn found(disk: &ModelDisk, segment_bytes: u64) -> Result<(PhysicalOffset, Vec<Known>), String> {
     let disk = disk.fork();
     disk.heal();
     let dir = Path::new(SHARD_DIR).join("commitlog");
@@ -571,6 +576,6 @@ fn found(disk: &ModelDisk, segment_bytes: u64) -> Result<Vec<Known>, String> {
     match (strange, end.torn) {
         (Some(what), _) => Err(format!("a record that nobody sent: {what}")),
         (None, Some(torn)) => Err(format!("a torn tail is left: {torn:?}")),
-        (None, None) => Ok(found),
+        (None, None) => Ok((start, found)),
     }
 }

@@ -51,6 +51,7 @@ fn counters(cell: &BrokerCell, shard: u32) -> ShardSnapshot {
         store: broker.store.load(),
         appends_waiting: broker.appends.waiting(),
         append_queued_bytes: broker.appends.queued_bytes(),
+        disk_used_ratio: broker.disk.usage().used_percent() / 100.0,
         held_pulls: broker.held_pulls.len(),
         hot_reads: broker.traffic.hot_reads(),
         cold_reads: broker.traffic.cold_reads(),

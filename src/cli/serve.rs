@@ -34,6 +34,11 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
   stages = false           # measure the time of every stage of every message
   serverChannelMaxIdleTimeSeconds = 120  # a connection on which nothing moves for so long is closed
   scrub_interval_s = 604800  # check all that is stored in this time, again and again; 0 for never
+  fileReservedTime = 72    # hours that messages are kept
+  deleteWhen = \"04\"        # hours of the day in which old files go; \"04;16\" for two
+  diskMaxUsedSpaceRatio = 75       # percent; on a fuller disk old files go at any hour
+  diskSpaceWarningLevelRatio = 90  # percent; on a fuller disk no messages are taken
+  disk_reserve = \"64MiB\"  # what a new CommitLog file leaves free
   [[core]]
   cpu = 0
   log = [0]                # shards whose CommitLog lives here

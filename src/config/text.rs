@@ -49,6 +49,19 @@ pub struct ConfigText {
     pub scrub_interval_s: Option<u64>,
     #[serde(rename = "serverChannelMaxIdleTimeSeconds")]
     pub server_channel_max_idle_time_seconds: Option<u64>,
+    #[serde(rename = "fileReservedTime")]
+    pub file_reserved_time: Option<u64>,
+    #[serde(rename = "deleteWhen")]
+    pub delete_when: Option<String>,
+    #[serde(rename = "diskMaxUsedSpaceRatio")]
+    pub disk_max_used_space_ratio: Option<u8>,
+    #[serde(rename = "cleanFileForciblyEnable")]
+    pub clean_file_forcibly_enable: Option<bool>,
+    #[serde(rename = "diskSpaceCleanForciblyRatio")]
+    pub disk_space_clean_forcibly_ratio: Option<u8>,
+    #[serde(rename = "diskSpaceWarningLevelRatio")]
+    pub disk_space_warning_level_ratio: Option<u8>,
+    pub disk_reserve: Option<Size>,
     #[serde(default)]
     pub core: Vec<CoreText>,
 }
@@ -76,7 +89,7 @@ pub struct WriteBuffersText {
     pub count: Option<usize>,
 }
 
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 30] = [
     "node_name",
     "brokerClusterName",
     "host",
@@ -99,6 +112,13 @@ const KEYS: [&str; 23] = [
     "spin",
     "scrub_interval_s",
     "serverChannelMaxIdleTimeSeconds",
+    "fileReservedTime",
+    "deleteWhen",
+    "diskMaxUsedSpaceRatio",
+    "cleanFileForciblyEnable",
+    "diskSpaceCleanForciblyRatio",
+    "diskSpaceWarningLevelRatio",
+    "disk_reserve",
     "core",
 ];
 const CORE_KEYS: [&str; 7] = ["cpu", "log", "serve", "ring_depth", "write_buffers", "hot_tail", "spin"];
@@ -218,6 +238,17 @@ impl ConfigText {
             server_channel_max_idle_time_seconds: other
                 .server_channel_max_idle_time_seconds
                 .or(self.server_channel_max_idle_time_seconds),
+            file_reserved_time: other.file_reserved_time.or(self.file_reserved_time),
+            delete_when: other.delete_when.or(self.delete_when),
+            disk_max_used_space_ratio: other.disk_max_used_space_ratio.or(self.disk_max_used_space_ratio),
+            clean_file_forcibly_enable: other.clean_file_forcibly_enable.or(self.clean_file_forcibly_enable),
+            disk_space_clean_forcibly_ratio: other
+                .disk_space_clean_forcibly_ratio
+                .or(self.disk_space_clean_forcibly_ratio),
+            disk_space_warning_level_ratio: other
+                .disk_space_warning_level_ratio
+                .or(self.disk_space_warning_level_ratio),
+            disk_reserve: other.disk_reserve.or(self.disk_reserve),
             core: if other.core.is_empty() { self.core } else { other.core },
         }
     }

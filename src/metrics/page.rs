@@ -250,6 +250,8 @@ impl NodeSnapshot {
             "Durable and not yet in the ConsumeQueue files, bytes",
             behind,
         )?;
+        let used = self.shards().map(|(_, shard)| (of_broker(shard, storage()), shard.disk_used_ratio));
+        page.gauges("ringmq_disk_used_ratio", "How full the disk of the shard is", used)?;
         let reserved = self.series().filter_map(|(shard, series)| {
             Some((of_broker(shard, storage()), series.reserve_time_ms? as f64))
         });

@@ -67,6 +67,8 @@ pub struct ShardSnapshot {
     /// Requests whose records have no result yet.
     pub appends_waiting: usize,
     pub append_queued_bytes: usize,
+    /// How full its disk is, 0 to 1.
+    pub disk_used_ratio: f64,
     pub held_pulls: usize,
     /// Pulls that were answered from memory, and those that had to read the disk.
     pub hot_reads: u64,

@@ -39,7 +39,9 @@ fn runtime_table(broker: &Broker, now_ms: i64) -> BTreeMap<String, String> {
     put("brokerActive", "true".to_owned());
     put("bootTimestamp", broker.opened_ms.to_string());
     put("runtime", runtime_text(now_ms - broker.opened_ms));
+    put("commitLogMinOffset", broker.store.load().log_min.to_string());
     put("commitLogMaxOffset", broker.store.confirm_offset().to_string());
+    put("commitLogDiskRatio", (broker.disk.usage().used_percent() / 100.0).to_string());
     // This broker's own figures.
     put("ringmq.appendsWaiting", broker.appends.waiting().to_string());
     put("ringmq.appendQueuedBytes", broker.appends.queued_bytes().to_string());

@@ -25,7 +25,7 @@ use crate::broker::topic_creation::{TopicReady, TopicUnavailable, topic_for_grou
 use crate::broker::topic_table::NewTopic;
 use crate::broker::{Broker, Identity};
 use crate::metrics::traffic::{MessageType, TopicTraffic};
-use crate::processor::{Call, Refusal, Served, serve};
+use crate::processor::{Call, Refusal, Served, retention, serve};
 use crate::remoting::body::topic::TopicConfig;
 use crate::remoting::code::response;
 use crate::remoting::field_text::{FieldText, FieldWriter};
@@ -75,6 +75,7 @@ pub fn send(call: &Call<'_, '_>) -> Result<Served, Refusal> {
         );
         return Err(Refusal::new(response::SYSTEM_BUSY, remark));
     }
+    retention::check_room(broker)?;
     if header.batch {
         push_batch(broker, call, &header, &target)?;
     } else {

@@ -18,7 +18,7 @@ use crate::broker::{Broker, BrokerCell};
 use crate::processor::send::{
     DLQ_QUEUES, TOPIC_FLAG_UNIT_SUB, VERSION_MAX_RECONSUME_TIMES, any_queue, not_pushed,
 };
-use crate::processor::{Call, Refusal, Served};
+use crate::processor::{Call, Refusal, Served, retention};
 use crate::remoting::body::topic::TopicConfig;
 use crate::remoting::code::response;
 use crate::remoting::header::send::SendBackHeader;
@@ -53,6 +53,7 @@ pub fn send_back(call: &Call<'_, '_>) -> Result<Served, Refusal> {
         let remark = format!("subscription group not exist, {}", header.group);
         return Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
     };
+    retention::check_room(&call.broker.borrow())?;
     let retry_queues = u32::try_from(group.retry_queue_nums).unwrap_or(0);
     if retry_queues == 0 {
         return call.ok(&[], &[]);

@@ -3,6 +3,7 @@
 mod clients_and_tools;
 mod hostile;
 mod pulling;
+mod retention;
 mod retrying;
 mod running_shard;
 mod sending;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use runtime::task;
 use shards::message_store::scrub::{SCRUB_BYTES, ScrubStep};
 
-use super::{client, delayed, pull};
+use super::{client, delayed, pull, retention};
 use crate::broker::{Broker, BrokerCell, wall_clock_ms};
 
 /// How often changed tables are written: what a kill may take back of committed offsets.
@@ -18,7 +18,7 @@ const HAND_OVER_INTERVAL: Duration = Duration::from_secs(1);
 const SCRUB_REST_MIN: Duration = Duration::from_millis(1);
 const SCRUB_REST_MAX: Duration = Duration::from_secs(60);
 const SCRUB_PAUSE: Duration = Duration::from_secs(1);
-const SCRUB_RETRY: Duration = Duration::from_secs(60);
+const SCRUB_RETRY: Duration = Duration::from_secs(5);
 /// How often silent clients are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
 /// How often name servers hear of everything, changed or not.
@@ -35,6 +35,7 @@ pub fn start(broker: &BrokerCell) {
     if let Some(interval) = scrub_interval {
         task::spawn(scrub(Rc::clone(broker), interval));
     }
+    task::spawn(retention::retain(Rc::clone(broker)));
     task::spawn(register(Rc::clone(broker)));
     task::spawn(delayed::deliver_delayed(Rc::clone(broker)));
     task::spawn(pull::answer_overdue(Rc::clone(broker)));

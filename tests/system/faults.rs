@@ -173,6 +173,8 @@ fn a_slow_flush_delays_its_messages_and_loses_none() {
 }
 
 const MESSAGES: usize = 300;
+/// How often a consumer is refused before it gets on past what the disk does not give back.
+const REFUSALS_MAX: usize = 4;
 
 fn text(number: usize) -> String {
     format!("message {number:06} {}", "and what it says ".repeat(30 + number % 7))
@@ -197,13 +199,14 @@ fn old_messages(settings: Settings) -> (Server, Queue, Vec<(u64, u64)>) {
     (server, queue, starts.windows(2).map(|pair| (pair[0], pair[1])).collect())
 }
 
-/// The numbers of the messages that a consumer reads, which goes where it is sent.
+/// The numbers of the messages that a consumer reads, which goes where it is sent, and comes back where it was refused.
 fn consume(server: &Server, queue: &Queue) -> Vec<usize> {
     let mut client = server.client();
     let (mut numbers, mut offset) = (Vec::new(), 0);
     while offset < MESSAGES as u64 {
         let pull = Pull { group: "reader", offset, messages_max: 32, subscription: "*", hold: None };
-        let pulled = client.pull(queue, &pull).unwrap_or_else(|error| panic!("at {offset}: {error}"));
+        let pulled = (0..REFUSALS_MAX).find_map(|_| client.pull(queue, &pull).ok());
+        let pulled = pulled.unwrap_or_else(|| panic!("refused {REFUSALS_MAX} times at {offset}"));
         for message in pulled.messages() {
             let message = message.expect("a whole message");
             let number = usize::try_from(message.queue_offset).expect("a small number");

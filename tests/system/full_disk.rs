@@ -77,3 +77,57 @@ fn a_disk_that_is_full_twenty_times_loses_nothing_and_needs_no_restart() {
     ledger.verify(&server);
     assert!(server.stop().success(), "SIGTERM at the end");
 }
+
+#[test]
+fn a_disk_that_is_fuller_than_it_may_be_takes_no_messages_until_there_is_room() {
+    let _guard = alone();
+    let mut disk = match SmallDisk::mount(512) {
+        Ok(disk) => disk,
+        Err(reason) => return println!("skipped, no file system could be mounted: {reason}"),
+    };
+    let settings = Settings { disk_limits: "diskSpaceWarningLevelRatio = 60", ..Settings::default() };
+    let mut server = Server::start_in(&disk.root(), settings.co_located());
+    let mut ledger = Ledger::new(&server, "limit", 2);
+    let probes = Ledger::new(&server, "probe", 1).topic;
+    let amount = Amount { senders: 4, first_sender: 0, messages: 20, body_bytes: &[20_000] };
+    Load::start(&server.namesrv(), &ledger.topic, amount).enter_into(&mut ledger);
+    let mut client = server.client();
+    // Room for a file of the log or two is left: it is the limit that refuses.
+    disk.take(300 << 20);
+    let mut refusal = String::new();
+    await_until("a refusal", PATIENCE, || {
+        try_each(&mut client, &probes).map_err(|text| refusal = text).is_err()
+    });
+    assert!(refusal.contains("% full") && refusal.contains("diskSpaceWarningLevelRatio"), "{refusal}");
+    ledger.verify(&server);
+    disk.free();
+    await_until("sends that are acknowledged", BACK_WITHIN, || try_each(&mut client, &probes).is_ok());
+    assert!(server.stop().success(), "SIGTERM at the end");
+}
+
+#[test]
+fn where_old_messages_may_go_before_their_time_a_small_disk_takes_more_than_it_holds() {
+    let _guard = alone();
+    const DISK_MIB: u64 = 512;
+    let disk = match SmallDisk::mount(DISK_MIB) {
+        Ok(disk) => disk,
+        Err(reason) => return println!("skipped, no file system could be mounted: {reason}"),
+    };
+    let disk_limits =
+        "cleanFileForciblyEnable = true\ndiskMaxUsedSpaceRatio = 40\ndiskSpaceCleanForciblyRatio = 50";
+    let settings = Settings { shards: 1, disk_limits, ..Settings::default() };
+    let mut server = Server::start_in(&disk.root(), settings);
+    let mut ledger = Ledger::new(&server, "ring", 1);
+    // Twice what the disk holds, in stretches that each fit beside what is kept.
+    for stretch in 0..16 {
+        let amount = Amount { senders: 4, first_sender: stretch * 4, messages: 270, body_bytes: &[60_000] };
+        let before = ledger.acknowledged;
+        Load::start(&server.namesrv(), &ledger.topic, amount).enter_into(&mut ledger);
+        assert_eq!(ledger.acknowledged - before, 4 * 270, "all are taken");
+        await_until("old files to go", PATIENCE, || disk.used_percent() <= 50.0);
+    }
+    assert!(server.client().min_offset(&ledger.topic[0]).expect("ask") > 0);
+    ledger.begin_at_the_first(&server);
+    ledger.verify(&server);
+    assert!(server.stop().success(), "SIGTERM at the end");
+}

@@ -19,5 +19,6 @@ mod moving;
 mod overload;
 mod readme;
 mod restart;
+mod retention;
 mod support;
 mod tune;

@@ -9,11 +9,14 @@ use std::path::{Path, PathBuf};
 use hashbrown::{HashMap, HashSet};
 
 use crate::consume_queue::{ENTRY_BYTES, Entry, FILE_BYTES, QueueHandle, QueueName, file_place};
+use crate::deliberate::{Mistake, makes};
 use crate::io::disk::{Disk, DiskFile};
 use crate::position::{PhysicalOffset, QueueOffset};
 
 /// Files that are kept open. Beyond it, the half that was used least recently is closed.
 const OPEN_FILES_MAX: usize = 512;
+/// Bytes of entries read at once when a queue's start moves.
+const READ_BYTES: usize = 32 * 1024 / ENTRY_BYTES * ENTRY_BYTES;
 /// Fillers written at once.
 const FILL_BYTES: usize = 64 * 1024 / ENTRY_BYTES * ENTRY_BYTES;
 
@@ -35,6 +38,15 @@ pub(crate) struct QueueState {
     pub(crate) is_deleted: bool,
 }
 
+/// Where a queue starts from now on, as the log before it was removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct QueueStart {
+    pub(crate) queue: QueueHandle,
+    pub(crate) min: QueueOffset,
+    /// Where the message at `min` is, or a position before it.
+    pub(crate) first_physical: PhysicalOffset,
+}
+
 /// The ConsumeQueue files of a shard.
 pub(crate) struct QueueFiles<D: Disk> {
     dir: PathBuf,
@@ -42,6 +54,8 @@ pub(crate) struct QueueFiles<D: Disk> {
     open: HashMap<FileKey, OpenFile<D::File>>,
     uses: u64,
     unsynced: HashSet<FileKey>,
+    /// Files all of whose entries are before the start of their queue.
+    expired: Vec<FileKey>,
 }
 
 /// A queue and where the file starts in it.
@@ -54,7 +68,14 @@ struct OpenFile<F> {
 
 impl<D: Disk> QueueFiles<D> {
     pub(crate) fn new(dir: &Path, queues: Vec<QueueState>) -> Self {
-        Self { dir: dir.to_owned(), queues, open: HashMap::new(), uses: 0, unsynced: HashSet::new() }
+        Self {
+            dir: dir.to_owned(),
+            queues,
+            open: HashMap::new(),
+            uses: 0,
+            unsynced: HashSet::new(),
+            expired: Vec::new(),
+        }
     }
 
     pub(crate) fn queues(&self) -> &[QueueState] {
@@ -102,7 +123,9 @@ impl<D: Disk> QueueFiles<D> {
                 count += 1;
             }
             assert!(is_first || first.offset == state.max, "{:?} has no gap", state.name);
-            self.write_run(disk, first, &bytes, is_first)?;
+            // The file of a queue whose messages have all been removed still has their entries.
+            let goes_on = !state.is_deleted && state.max == first.offset && state.max > QueueOffset::ZERO;
+            self.write_run(disk, first, &bytes, is_first.then_some(goes_on))?;
             let state = &mut self.queues[first.queue.index()];
             if is_first {
                 state.is_deleted = false;
@@ -115,10 +138,18 @@ impl<D: Disk> QueueFiles<D> {
         Ok(())
     }
 
-    fn write_run(&mut self, disk: &D, first: QueuedEntry, bytes: &[u8], is_first: bool) -> io::Result<()> {
+    /// Writes entries that follow each other into one file. For the first ones of a queue, `begins` says whether the file goes on with what
+    /// it has, if it is there.
+    fn write_run(
+        &mut self,
+        disk: &D,
+        first: QueuedEntry,
+        bytes: &[u8],
+        begins: Option<bool>,
+    ) -> io::Result<()> {
         let (file_start, place) = file_place(first.offset);
-        let file = self.file(disk, (first.queue, file_start))?;
-        if is_first && place > 0 {
+        let (file, is_new) = self.file(disk, (first.queue, file_start))?;
+        if place > 0 && begins.is_some_and(|goes_on| is_new || !goes_on) {
             fill(file, place)?;
         }
         file.write_all_at(bytes, place)?;
@@ -126,7 +157,8 @@ impl<D: Disk> QueueFiles<D> {
         Ok(())
     }
 
-    fn file(&mut self, disk: &D, (queue, file_start): FileKey) -> io::Result<&D::File> {
+    /// The open file, and whether it was made now.
+    fn file(&mut self, disk: &D, (queue, file_start): FileKey) -> io::Result<(&D::File, bool)> {
         self.uses += 1;
         if self.open.len() >= OPEN_FILES_MAX && !self.open.contains_key(&(queue, file_start)) {
             self.close_least_used();
@@ -136,17 +168,18 @@ impl<D: Disk> QueueFiles<D> {
             hashbrown::hash_map::Entry::Occupied(open) => {
                 let open = open.into_mut();
                 open.last_use = *uses;
-                Ok(&open.file)
+                Ok((&open.file, false))
             }
             hashbrown::hash_map::Entry::Vacant(place) => {
                 let path = queues[queue.index()].name.file_path(dir, file_start);
                 let dir = path.parent().expect("a queue's file is in its folder");
                 disk.create_dir_all(dir)?;
                 let file = disk.open_or_create(&path)?;
-                if file.len()? != FILE_BYTES {
+                let is_new = file.len()? != FILE_BYTES;
+                if is_new {
                     file.set_len(FILE_BYTES)?;
                 }
-                Ok(&place.insert(OpenFile { file, last_use: *uses }).file)
+                Ok((&place.insert(OpenFile { file, last_use: *uses }).file, is_new))
             }
         }
     }
@@ -184,6 +217,7 @@ impl<D: Disk> QueueFiles<D> {
         state.min = state.max;
         let dir = state.name.dir(&self.dir);
         self.unsynced.retain(|(queue, _)| *queue != handle);
+        self.expired.retain(|(queue, _)| *queue != handle);
         disk.remove_dir_all(&dir)?;
         // The topic's folder goes with its last queue.
         let topic_dir = dir.parent().expect("a queue's folder is in its topic's folder");
@@ -193,23 +227,128 @@ impl<D: Disk> QueueFiles<D> {
         Ok(())
     }
 
-    /// Cuts the files behind the entries of each queue, durably, so that nothing that was written there remains.
+    /// Lets a queue without entries go on at `offset`.
+    pub(crate) fn start_empty_at(&mut self, queue: QueueHandle, offset: QueueOffset) {
+        let state = &mut self.queues[queue.index()];
+        assert_eq!(state.min, state.max, "{:?} has no entries", state.name);
+        (state.min, state.max) = (offset, offset);
+    }
+
+    /// Moves the start of a queue behind the entries of records before `log_start`, which are being removed; `log_end` is up to where the
+    /// log is known here. `None` when the queue starts there anyway. The start is never moved past an entry that does not say that its
+    /// record is gone.
+    ///
+    /// # Errors
+    /// A file cannot be read. Nothing was changed.
+    pub(crate) fn advance_start(
+        &mut self,
+        disk: &D,
+        queue: QueueHandle,
+        log_start: PhysicalOffset,
+        log_end: PhysicalOffset,
+    ) -> io::Result<Option<QueueStart>> {
+        let state = &self.queues[queue.index()];
+        if state.is_deleted || state.min == state.max || state.first_physical >= log_start {
+            return Ok(None);
+        }
+        let (mut min, first_physical) = self.first_kept(disk, state, log_start, log_end)?;
+        if makes(Mistake::QueueStartTooFar) {
+            min = min.plus(1).min(state.max);
+        }
+        self.start_at(queue, min);
+        self.queues[queue.index()].first_physical = first_physical;
+        Ok(Some(QueueStart { queue, min, first_physical }))
+    }
+
+    /// Lets a queue begin at `min`, unless it begins later anyway. Files that only hold what is before go after the next snapshot.
+    pub(crate) fn start_at(&mut self, queue: QueueHandle, min: QueueOffset) {
+        let state = &mut self.queues[queue.index()];
+        if state.is_deleted || min <= state.min {
+            return;
+        }
+        assert!(min <= state.max, "{:?} does not start behind its end", state.name);
+        // The newest file stays: it says where the queue goes on.
+        let newest_file = file_place(QueueOffset::new(state.max.get() - 1)).0;
+        let mut file_start = file_place(state.min).0;
+        while file_start < newest_file.min(file_place(min).0) {
+            self.expired.push((queue, file_start));
+            file_start += FILE_BYTES;
+        }
+        state.min = min;
+    }
+
+    /// The offset behind the last entry of a record before `log_start` that no entry of a later record precedes.
+    fn first_kept(
+        &self,
+        disk: &D,
+        state: &QueueState,
+        log_start: PhysicalOffset,
+        log_end: PhysicalOffset,
+    ) -> io::Result<(QueueOffset, PhysicalOffset)> {
+        let (mut min, mut next) = (state.min, state.min);
+        let mut bytes = vec![0; READ_BYTES];
+        let mut open: Option<(u64, D::File)> = None;
+        while next < state.max {
+            let (file_start, place) = file_place(next);
+            if open.as_ref().is_none_or(|(start, _)| *start != file_start) {
+                open = Some((file_start, disk.open(&state.name.file_path(&self.dir, file_start))?));
+            }
+            let (_, file) = open.as_ref().expect("opened above");
+            let wanted = (state.max.since(next) * ENTRY_BYTES as u64).min(FILE_BYTES - place);
+            let len = usize::try_from(wanted).map_or(READ_BYTES, |wanted| wanted.min(READ_BYTES));
+            file.read_exact_at(&mut bytes[..len], place)?;
+            for entry in bytes[..len].chunks_exact(ENTRY_BYTES) {
+                let entry = Entry::decode(entry.try_into().expect("chunks have this length"));
+                next = next.plus(1);
+                match entry.map(|entry| entry.physical_offset) {
+                    Some(at) if at < log_start => min = next,
+                    // A damaged entry may name a live message: the start stays before it.
+                    Some(at) if at < log_end => {
+                        let is_first = next == min.plus(1);
+                        return Ok((min, if is_first { at } else { log_start }));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok((min, log_start))
+    }
+
+    /// Removes the files that no queue starts in or behind any more. The positions that say so must be durable.
+    ///
+    /// # Errors
+    /// A file cannot be removed; the call can be repeated.
+    pub(crate) fn remove_expired(&mut self, disk: &D) -> io::Result<()> {
+        while let Some(key) = self.expired.last().copied() {
+            let (queue, file_start) = key;
+            disk.remove_file(&self.queues[queue.index()].name.file_path(&self.dir, file_start))?;
+            self.open.remove(&key);
+            self.unsynced.remove(&key);
+            self.expired.pop();
+        }
+        Ok(())
+    }
+
+    /// Cuts the files behind the entries of each queue, durably, so that nothing that was written there remains. Files before its start go
+    /// too.
     ///
     /// # Errors
     /// A file cannot be cut.
     pub(crate) fn cut(&mut self, disk: &D) -> io::Result<()> {
         for (queue, state) in (0..).map(QueueHandle).zip(&self.queues) {
             let dir = state.name.dir(&self.dir);
-            if state.is_deleted || state.min == state.max {
+            if state.is_deleted || state.max == QueueOffset::ZERO {
                 disk.remove_dir_all(&dir)?;
                 continue;
             }
             let (last_start, place) = file_place(state.max);
+            let newest_start = file_place(QueueOffset::new(state.max.get() - 1)).0;
+            let first_start = file_place(state.min).0.min(newest_start);
             for name in disk.list(&dir)? {
                 let path = dir.join(&name);
                 let start = name.to_str().and_then(|name| name.parse::<u64>().ok());
                 match start {
-                    Some(start) if start < last_start => {}
+                    Some(start) if (first_start..last_start).contains(&start) => {}
                     Some(start) if start == last_start && place > 0 => {
                         let file = disk.open(&path)?;
                         file.set_len(place)?;

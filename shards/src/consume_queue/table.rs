@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use crate::consume_queue::{Entry, QueueHandle, QueueName};
 use crate::position::{PhysicalOffset, QueueOffset};
 
-/// One queue. Order of its positions: `min` <= [`Self::memory_start`] <= `max`.
+/// One queue. `max` is the last of its positions; `min` may be before [`Self::memory_start`] or after it.
 #[derive(Debug)]
 pub(crate) struct ConsumeQueue {
     pub(crate) name: QueueName,
@@ -51,6 +51,19 @@ impl ConsumeQueue {
     pub(crate) fn entries_from(&self, offset: QueueOffset) -> impl Iterator<Item = Entry> {
         let skip = offset.since(self.memory_start());
         self.memory.range(usize::try_from(skip).expect("an index in memory")..).copied()
+    }
+
+    /// Starts the queue at `min`, unless it starts there or later anyway; whether that moved it. What is before is no longer given to
+    /// anybody. `first_physical` is where the message at `min` is, or a position before it, if that is known better than before.
+    fn start_at(&mut self, min: QueueOffset, first_physical: Option<PhysicalOffset>) -> bool {
+        if self.is_deleted || min <= self.min {
+            return false;
+        }
+        assert!(min <= self.max, "{:?} does not start behind its end", self.name);
+        self.min = min;
+        let in_memory = self.entry(min).map(|entry| entry.physical_offset);
+        self.first_physical = in_memory.or(first_physical).unwrap_or(self.first_physical);
+        true
     }
 
     fn push(&mut self, offset: QueueOffset, entry: Entry) {
@@ -112,6 +125,22 @@ impl QueueTable {
     pub(crate) fn push(&mut self, handle: QueueHandle, offset: QueueOffset, entry: Entry) {
         self.queues[handle.index()].push(offset, entry);
         self.in_memory.push_back(handle);
+    }
+
+    /// Moves the start of a queue on: see [`ConsumeQueue::start_at`].
+    pub(crate) fn start_at(
+        &mut self,
+        handle: QueueHandle,
+        min: QueueOffset,
+        first_physical: Option<PhysicalOffset>,
+    ) -> bool {
+        self.queues[handle.index()].start_at(min, first_physical)
+    }
+
+    /// The queues of a topic that was not deleted.
+    pub(crate) fn of_topic(&self, topic: &str) -> impl Iterator<Item = &ConsumeQueue> {
+        let handles = self.by_topic.get(topic).into_iter().flat_map(HashMap::values);
+        handles.map(|handle| &self.queues[handle.index()]).filter(|queue| !queue.is_deleted)
     }
 
     /// Entries in memory.

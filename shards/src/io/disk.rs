@@ -8,6 +8,11 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use runtime::host::disk_usage;
+
+pub use runtime::host::DiskUsage;
 
 use crate::io::fault::{self, Operation, Share};
 
@@ -26,6 +31,12 @@ pub trait Disk: Send + Sync {
     fn list(&self, dir: &Path) -> io::Result<Vec<OsString>>;
 
     fn exists(&self, path: &Path) -> io::Result<bool>;
+
+    /// When the content of the file last changed, milliseconds since the epoch.
+    fn modified_ms(&self, path: &Path) -> io::Result<i64>;
+
+    /// How full the disk is that holds `dir`.
+    fn usage(&self, dir: &Path) -> io::Result<DiskUsage>;
 
     /// Makes the folder and all above it, durably.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
@@ -156,6 +167,16 @@ impl Disk for StdDisk {
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
         path.try_exists()
+    }
+
+    fn modified_ms(&self, path: &Path) -> io::Result<i64> {
+        let modified = fs::metadata(path)?.modified()?;
+        let since_epoch = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    fn usage(&self, dir: &Path) -> io::Result<DiskUsage> {
+        disk_usage(dir)
     }
 
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {

@@ -18,12 +18,19 @@ use crate::record::RecordView;
 /// Damaged messages next to each other that a search by time looks past.
 const PASSED_MAX: u64 = 64;
 
+/// The store time of a message whose record is being removed: before all that are kept.
+pub(super) const REMOVED_MS: i64 = i64::MIN;
+
 /// A pull that needs the disk.
 #[derive(Debug)]
 pub struct ColdGet {
     pub(super) reader: Rc<LogReader>,
     pub(super) queue: QueueName,
     pub(super) bounds: QueueBounds,
+    /// The first offset that is wanted.
+    pub(super) offset: QueueOffset,
+    /// Where the log began when this was planned.
+    pub(super) planned_min: PhysicalOffset,
     pub(super) plan: GetPlan,
 }
 
@@ -33,7 +40,7 @@ pub(super) enum GetPlan {
     /// Its messages; some are not in memory.
     Messages(Selection),
     /// Its entries are in the files.
-    Entries { offset: QueueOffset, count: u64, written: QueueOffset, filter: TagFilter, limits: Bounds },
+    Entries { count: u64, written: QueueOffset, filter: TagFilter, limits: Bounds },
 }
 
 impl ColdGet {
@@ -42,10 +49,22 @@ impl ColdGet {
     /// # Errors
     /// The disk refuses; or a ConsumeQueue is damaged in such a way that it is not known whether a message is lost.
     pub async fn run(self) -> Result<GetResult, ReadError> {
-        let (reader, queue) = (&self.reader, &self.queue);
+        let (reader, offset, bounds, planned_min) =
+            (Rc::clone(&self.reader), self.offset, self.bounds, self.planned_min);
+        match self.read().await {
+            // The files may have gone during the read. Who comes back for the same is told where the queue begins.
+            Err(_) if reader.log_min.get() > planned_min => {
+                Ok(GetResult::empty(GetStatus::MessageWasRemoving, offset, bounds))
+            }
+            read => read,
+        }
+    }
+
+    async fn read(self) -> Result<GetResult, ReadError> {
+        let (reader, queue, offset) = (&self.reader, &self.queue, self.offset);
         let (mut selection, part) = match self.plan {
             GetPlan::Messages(selection) => (selection, None),
-            GetPlan::Entries { offset, count, written, filter, limits } => {
+            GetPlan::Entries { count, written, filter, limits } => {
                 let part = QueuePart { min: self.bounds.min, written };
                 let entries = reader.entries(queue, offset, count, written).await?;
                 if entries.is_empty() {
@@ -58,8 +77,8 @@ impl ColdGet {
         let mut records = Vec::with_capacity(selection.messages.len());
         for message in std::mem::take(&mut selection.messages) {
             let read = match part {
-                Some(part) => reader.message_or_loss(queue, &message, part).await,
-                None => reader.message_in_place(queue, &message).await,
+                Some(part) => reader.message_or_loss(queue, &message, part, self.planned_min).await,
+                None => reader.message_in_place(queue, &message, self.planned_min).await,
             };
             match read {
                 Ok(Some(record)) => {
@@ -156,6 +175,9 @@ impl OldMessages {
                 *entries.first().ok_or_else(|| self.reader.damaged_queue(&self.queue, offset))?
             }
         };
+        if entry.physical_offset < self.reader.passed_before() {
+            return Ok(REMOVED_MS);
+        }
         self.reader.store_time(&self.queue, &Selected { queue_offset: offset, entry }).await
     }
 

@@ -31,14 +31,16 @@ pub(super) struct QueuePart {
 }
 
 impl LogReader {
-    /// The record of a message whose entry is right; `None` when it is lost.
+    /// The record of a message whose entry is right; `None` when it is lost, or removed since the log began at `planned_min`.
     pub(super) async fn message_in_place(
         &self,
         queue: &QueueName,
         message: &Selected,
+        planned_min: PhysicalOffset,
     ) -> Result<Option<Bytes>, ReadError> {
         match self.message(queue, message).await {
             Ok(record) => Ok(Some(record)),
+            Err(_) if self.is_removed(message.entry.physical_offset, planned_min) => Ok(None),
             Err(error @ (ReadError::Damaged { .. } | ReadError::DamagedQueue { .. })) => {
                 self.damage.skipped(queue, message, &error);
                 Ok(None)
@@ -47,7 +49,7 @@ impl LogReader {
         }
     }
 
-    /// The record of a message whose entry comes from a file; `None` when it is lost.
+    /// The record of a message whose entry comes from a file; `None` when it is lost, or removed since the log began at `planned_min`.
     ///
     /// # Errors
     /// The disk refuses, or what is between the message's neighbours is too much to be searched.
@@ -56,9 +58,11 @@ impl LogReader {
         queue: &QueueName,
         message: &Selected,
         part: QueuePart,
+        planned_min: PhysicalOffset,
     ) -> Result<Option<Bytes>, ReadError> {
         let error = match self.message(queue, message).await {
             Ok(record) => return Ok(Some(record)),
+            Err(_) if self.is_removed(message.entry.physical_offset, planned_min) => return Ok(None),
             Err(error @ (ReadError::Damaged { .. } | ReadError::DamagedQueue { .. })) => error,
             Err(error) => return Err(error),
         };
@@ -88,8 +92,10 @@ impl LogReader {
         let is_its_place = head[28..36] == at.to_i64().to_be_bytes();
         let is_its_queue = head[12..16] == queue.queue_id.to_be_bytes()
             && head[20..28] == message.queue_offset.to_i64().to_be_bytes();
-        // One of the two may be what is damaged. A whole good record of something else is not this message.
-        Ok((is_its_place || is_its_queue) && !matches!(self.record(at).await, Ok(Some(_))))
+        // One of the two may be what is damaged; of the first message of queue 0 any zeros would do. A whole good record of something else is
+        // not this message.
+        let is_head = matches!(u32::from_be_bytes([head[4], head[5], head[6], head[7]]), MAGIC_V1 | MAGIC_V2);
+        Ok((is_its_place || is_its_queue && is_head) && !matches!(self.record(at).await, Ok(Some(_))))
     }
 
     /// Searches the log for a message, between its neighbours; `None` when it is lost.
@@ -170,7 +176,7 @@ impl LogReader {
                 return Ok(at.plus(size));
             }
         }
-        Ok(self.log_min)
+        Ok(self.log_min.get())
     }
 
     /// Where the record of the nearest later message that can be read starts; the end of the log when there is none.

@@ -30,7 +30,9 @@ pub(crate) struct LogReader {
     /// End of what may be read.
     pub(crate) confirm_offset: Cell<PhysicalOffset>,
     /// Start of the log.
-    pub(crate) log_min: PhysicalOffset,
+    pub(crate) log_min: Cell<PhysicalOffset>,
+    /// The log before its start is being removed: entries of what is gone may still be met.
+    pub(crate) is_being_removed: Cell<bool>,
     pub(crate) damage: MetDamage,
     pub(crate) scrub: ScrubMeter,
 }
@@ -69,8 +71,26 @@ impl LogReader {
         Ok(stretch)
     }
 
+    /// Whether the record at `at` was removed after a read was planned, when the log began at `planned_min`, or is being removed now: what is
+    /// read there means nothing.
+    pub(crate) fn is_removed(&self, at: PhysicalOffset, planned_min: PhysicalOffset) -> bool {
+        at < self.log_min.get() && (at >= planned_min || self.is_being_removed.get())
+    }
+
+    /// Records before this are passed over without a word, as they are being removed; at other times no entry should lead there.
+    pub(crate) fn passed_before(&self) -> PhysicalOffset {
+        if self.is_being_removed.get() { self.log_min.get() } else { PhysicalOffset::ZERO }
+    }
+
     /// The record that starts at `at`; `None` when none does, or it may not be read. Damage is told and remembered.
     pub(crate) async fn record(&self, at: PhysicalOffset) -> Result<Option<Bytes>, ReadError> {
+        match self.record_at(at).await {
+            Err(_) if at < self.log_min.get() => Ok(None),
+            read => read,
+        }
+    }
+
+    async fn record_at(&self, at: PhysicalOffset) -> Result<Option<Bytes>, ReadError> {
         if self.readable_bytes(at) < BLANK_BYTES as u64 {
             return Ok(None);
         }
@@ -121,7 +141,7 @@ impl LogReader {
     /// How much from `at` on may be read, up to the end of its file.
     pub(crate) fn readable_bytes(&self, at: PhysicalOffset) -> u64 {
         let confirm_offset = self.confirm_offset.get();
-        if at < self.log_min || at >= confirm_offset {
+        if at < self.log_min.get() || at >= confirm_offset {
             return 0;
         }
         let file_rest = self.segment_bytes - at.get() % self.segment_bytes;
@@ -131,7 +151,7 @@ impl LogReader {
     /// The record that a ConsumeQueue entry names.
     pub(crate) async fn message(&self, queue: &QueueName, message: &Selected) -> Result<Bytes, ReadError> {
         let Entry { physical_offset: at, size_bytes, .. } = message.entry;
-        if at < self.log_min || size_bytes as usize > RECORD_BYTES_MAX {
+        if at < self.log_min.get() || size_bytes as usize > RECORD_BYTES_MAX {
             return Err(self.damaged_queue(queue, message.queue_offset));
         }
         let bytes = self.bytes(at, size_bytes as usize).await?;

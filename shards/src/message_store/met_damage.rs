@@ -11,6 +11,8 @@ use crate::position::PhysicalOffset;
 #[derive(Debug)]
 pub(crate) struct MetDamage {
     known: RefCell<KnownDamage>,
+    /// What is before is being removed, or is gone: whatever was read there is no damage.
+    log_start: Cell<PhysicalOffset>,
     /// Something was met that the file does not have.
     is_unsaved: Cell<bool>,
     skipped_messages: Cell<u64>,
@@ -25,6 +27,7 @@ impl MetDamage {
     pub(crate) fn new(known: KnownDamage) -> Self {
         Self {
             known: RefCell::new(known),
+            log_start: Cell::new(PhysicalOffset::ZERO),
             is_unsaved: Cell::new(false),
             skipped_messages: Cell::new(0),
             healed_entries: Cell::new(0),
@@ -80,12 +83,23 @@ impl MetDamage {
         }
     }
 
+    /// The log before `log_start` is gone, with what is wrong with it.
+    pub(crate) fn forget_before(&self, log_start: PhysicalOffset) {
+        self.log_start.set(log_start);
+        if self.known.borrow_mut().forget_before(log_start) {
+            self.is_unsaved.set(true);
+        }
+    }
+
     /// Whether the byte at `at` is known to be damaged.
     pub(crate) fn knows(&self, at: PhysicalOffset) -> bool {
         self.known.borrow().contains(at)
     }
 
     fn is_new(&self, at: PhysicalOffset, bytes: u64) -> bool {
+        if at < self.log_start.get() {
+            return false;
+        }
         let is_new = self.known.borrow_mut().add(DamagedRange { from: at, to: at.plus(bytes) });
         if is_new {
             self.is_unsaved.set(true);

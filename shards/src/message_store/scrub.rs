@@ -68,13 +68,13 @@ pub struct Scrub {
 
 impl Scrub {
     pub(super) fn new(reader: Rc<LogReader>) -> Self {
-        Self { at: reader.log_min, reader, damaged_from: None }
+        Self { at: reader.log_min.get(), reader, damaged_from: None }
     }
 
     /// Bytes of the whole log, and of its part that this pass has gone through.
     pub fn progress(&self) -> (u64, u64) {
-        let log_min = self.reader.log_min;
-        (self.reader.confirm_offset.get().since(log_min), self.at.since(log_min))
+        let log_min = self.reader.log_min.get();
+        (self.reader.confirm_offset.get().since(log_min), self.at.max(log_min).since(log_min))
     }
 
     /// Whether the log was written to just now.
@@ -87,10 +87,22 @@ impl Scrub {
     /// # Errors
     /// The disk refuses; the next step tries again.
     pub async fn step(&mut self) -> Result<ScrubStep, ReadError> {
+        let log_min = self.reader.log_min.get();
+        if self.at < log_min {
+            (self.at, self.damaged_from) = (log_min, None);
+        }
+        match self.check_next().await {
+            // What was to be read has been removed meanwhile.
+            Err(_) if self.reader.log_min.get() > log_min => Ok(ScrubStep::Checked(0)),
+            checked => checked,
+        }
+    }
+
+    async fn check_next(&mut self) -> Result<ScrubStep, ReadError> {
         let readable = self.reader.readable_bytes(self.at);
         if readable == 0 {
             self.end_of_damage(self.at);
-            self.at = self.reader.log_min;
+            self.at = self.reader.log_min.get();
             self.reader.scrub.change(|load| {
                 load.passes += 1;
                 load.position = self.at.get();
@@ -111,6 +123,9 @@ impl Scrub {
             judged = self.judged();
             judged.check(&bytes, readable);
         }
+        if from < self.reader.log_min.get() {
+            return Ok(ScrubStep::Checked(0));
+        }
         Ok(self.take(judged))
     }
 
@@ -123,6 +138,9 @@ impl Scrub {
     ) -> Result<ScrubStep, ReadError> {
         let len = usize::try_from(readable.min(SCRUB_BYTES)).expect("a stretch fits in memory");
         let start = self.reader.readable_log(from, len).await?;
+        if from < self.reader.log_min.get() {
+            return Ok(ScrubStep::Checked(0));
+        }
         let mut judged = self.judged();
         judged.check(&start, readable);
         if judged.at == from {

@@ -241,7 +241,24 @@ impl<'a, D: Disk> Dispatch<'a, D> {
         if self.batch.covered != self.files.covered() || !self.batch.entries.is_empty() {
             self.write()?;
         }
+        self.keep_places(before)?;
         Ok((self.files, self.lost_messages))
+    }
+
+    /// Lets queues all of whose messages were removed with the log's old files go on where they were.
+    fn keep_places(&mut self, before: &[QueuePosition]) -> Result<(), RecoveryError> {
+        if self.log_start == PhysicalOffset::ZERO {
+            return Ok(());
+        }
+        for QueuePosition { topic, queue_id, max, is_deleted, .. } in before {
+            if !is_deleted && self.next(topic, *queue_id).is_none() && is_folder_name(topic) {
+                let max = QueueOffset::new(*max);
+                let queue = self.add_queue(topic, *queue_id, max);
+                self.write()?;
+                self.files.start_empty_at(queue, max);
+            }
+        }
+        Ok(())
     }
 
     /// Keeps the places of lost messages that no later one of their queue tells of.

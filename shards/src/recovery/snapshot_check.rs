@@ -119,7 +119,10 @@ impl<D: Disk> Check<'_, D> {
             if start == newest_start {
                 let mut entry = [0; ENTRY_BYTES];
                 file.read_exact_at(&mut entry, place)?;
+                let log_start = self.log.segments.first().copied().unwrap_or_default();
                 let names_it = match Entry::decode(&entry) {
+                    // All messages of the queue have been removed.
+                    Some(entry) if entry.physical_offset < log_start => true,
                     Some(entry) if entry.physical_offset.get() < log_end => {
                         self.is_record_of(&entry, queue.queue_id, newest)?
                     }

@@ -80,6 +80,34 @@ fn a_stock_store_becomes_the_only_shard_of_a_node() {
 }
 
 #[test]
+fn a_queue_whose_messages_the_stock_broker_has_removed_goes_on_where_it_was() {
+    let dir = fixture::folder();
+    let store = dir.path().join("store");
+    let mut log = Log::new(&store);
+    let mut entries = Vec::new();
+    for _ in 0..5 {
+        let at = log.end().get();
+        let size = u32::try_from(log.append("gone", 0, b"", b"old").len()).unwrap();
+        entries.extend([&at.to_be_bytes()[..], &size.to_be_bytes(), &[0; 8]].concat());
+    }
+    while log.end().get() <= fixture::SEGMENT_BYTES {
+        log.append("orders", 0, b"", &[7; 60_000]);
+    }
+    fs::remove_file(store.join("commitlog/00000000000000000000")).unwrap();
+    entries.resize(6_000_000, 0);
+    fs::create_dir_all(store.join("consumequeue/gone/0")).unwrap();
+    fs::write(store.join("consumequeue/gone/0/00000000000000000000"), entries).unwrap();
+
+    let data = dir.path().join("data");
+    adopt(&store, &data, "n", &mut |_| {}).unwrap();
+    let shard = data.join("shard-0");
+    let config = ShardConfig::new(fixture::SEGMENT_BYTES);
+    let recovered = recover_shard(&StdDisk, &shard, &config, &mut |_| {}).unwrap();
+    let next = recovered.log.queue_offsets.iter().find(|(topic, _, _)| topic == "gone");
+    assert_eq!(next.map(|(_, _, next)| next.get()), Some(5));
+}
+
+#[test]
 fn a_store_that_was_moved_by_hand_is_adopted_where_it_is() {
     let dir = fixture::folder();
     let (store, _log) = stock_store(dir.path());

@@ -128,6 +128,10 @@ fn judge_pull(
             }
             Pulled::UpTo(next)
         }
+        GetStatus::OffsetTooSmall => {
+            oracle.skipped(of, offset..next);
+            Pulled::UpTo(next)
+        }
         GetStatus::OffsetOverflowBadly => {
             oracle.ends_before(of, offset);
             Pulled::UpTo(next)

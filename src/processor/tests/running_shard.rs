@@ -102,6 +102,7 @@ impl RunningShard {
                 .unwrap();
 
         let log_config = LogShardConfig {
+            disk_reserve_bytes: 0,
             dir: dir.join("commitlog"),
             segment_bytes: SEGMENT_BYTES_MIN,
             flush: FlushMode::Sync,

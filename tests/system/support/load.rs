@@ -266,6 +266,16 @@ impl Ledger {
         assert_eq!(known, *id, "two messages at one place: {placed:?}");
     }
 
+    /// Where the queues begin now: what was before need not be there any more. What comes after is read anew.
+    pub(crate) fn begin_at_the_first(&mut self, server: &Server) {
+        self.seen.clear();
+        for (queue, known) in self.topic.iter().zip(&mut self.queues) {
+            let min = server.client().min_offset(queue).expect("ask for the start of the queue");
+            known.expected = known.expected.split_off(&min);
+            known.read_to = min;
+        }
+    }
+
     /// Reads what was not read yet: queue offsets without a gap, every body whole, nothing twice, each acknowledged message at
     /// its place, and besides those at most what was in flight.
     pub(crate) fn verify(&mut self, server: &Server) {

@@ -39,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) idle_close_s: u64,
     /// Whether [`Server::set_disk_faults`] has an effect.
     pub(crate) disk_faults: bool,
+    /// How full the disk may be, as lines of the configuration. The machine of a test may have a full disk.
+    pub(crate) disk_limits: &'static str,
 }
 
 impl Default for Settings {
@@ -52,6 +54,7 @@ impl Default for Settings {
             scrub_interval_s: 0,
             idle_close_s: 120,
             disk_faults: false,
+            disk_limits: "diskSpaceWarningLevelRatio = 100",
         }
     }
 }
@@ -138,6 +141,7 @@ impl Server {
         writeln!(text, "scrub_interval_s = {}", settings.scrub_interval_s).expect("writing to a string");
         writeln!(text, "serverChannelMaxIdleTimeSeconds = {}", settings.idle_close_s)
             .expect("writing to a string");
+        text.push_str(settings.disk_limits);
         std::fs::write(&config, text).expect("write the configuration");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("open the log file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringmq"));

@@ -52,6 +52,18 @@ impl SmallDisk {
         }
     }
 
+    /// Takes so much of it, bytes.
+    pub(crate) fn take(&mut self, bytes: u64) {
+        let filler = self.root().join(format!("filler-{}", self.fillers.len()));
+        assert!(allocate(&filler, bytes).expect("run fallocate"), "there is room");
+        self.fillers.push(filler);
+    }
+
+    /// How full it is, percent.
+    pub(crate) fn used_percent(&self) -> f64 {
+        runtime::host::disk_usage(&self.root()).expect("ask the file system").used_percent()
+    }
+
     /// Gives it back.
     pub(crate) fn free(&mut self) {
         for filler in self.fillers.drain(..) {

@@ -1,0 +1,101 @@
+//! Old messages go when their time is over, whole files of the log at a time, and nothing else goes with them: not under load, not when
+//! the process is killed in the middle of it.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use ringmq::client::Pull;
+use ringmq::remoting::code::request::DELETE_EXPIRED_COMMITLOG;
+use ringmq::remoting::code::response::PULL_OFFSET_MOVED;
+
+use crate::support::load::{Amount, Ledger, Load, Readers};
+use crate::support::server::{Server, Settings};
+use crate::support::{alone, await_until, number_from_env};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer ago than messages are kept.
+const LONG_AGO: Duration = Duration::from_secs(100 * 3600);
+const ROUNDS: u32 = 4;
+
+/// The files of the log, oldest first, those on their way out at last.
+fn log_files(server: &Server) -> Vec<PathBuf> {
+    let dir = server.data().join("shard-0/commitlog");
+    let entries = std::fs::read_dir(dir).expect("list the log");
+    let mut files: Vec<_> = entries.map(|entry| entry.expect("list the log").path()).collect();
+    files.sort_by_key(|path| (path.extension().is_some(), path.clone()));
+    files
+}
+
+/// Lets the oldest `count` files of the log be old, and asks the broker to look.
+fn let_expire(server: &Server, count: usize) {
+    for path in log_files(server).iter().take(count) {
+        let file = File::options().write(true).open(path).expect("open a file of the log");
+        file.set_modified(SystemTime::now() - LONG_AGO).expect("set its time");
+    }
+    let answer = server.client().call(&server.broker(0), DELETE_EXPIRED_COMMITLOG, &[], &[]).expect("ask");
+    assert_eq!(answer.code(), 0, "{}", answer.remark());
+}
+
+#[test]
+fn what_is_old_goes_and_nothing_else_whatever_happens_meanwhile() {
+    let _guard = alone();
+    let seed = number_from_env("SEED", 11);
+    println!("SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let settings = Settings { shards: 1, ..Settings::default() };
+    let mut server = Server::start(settings);
+    let mut ledger = Ledger::new(&server, "old", 2);
+    let fill = |round: u32, messages| Amount {
+        senders: 8,
+        first_sender: round * 8,
+        messages,
+        body_bytes: &[30_000, 1000, 60_000],
+    };
+    // Six files or so.
+    Load::start(&server.namesrv(), &ledger.topic, fill(0, 400)).enter_into(&mut ledger);
+    ledger.verify(&server);
+    let before = log_files(&server);
+    assert!(before.len() > 5, "{before:?}");
+    let_expire(&server, 3);
+    let (kept, gone) = (before[3].clone(), before[..3].to_vec());
+    await_until("the old files to go", PATIENCE, || {
+        let files = log_files(&server);
+        files[0] == kept && gone.iter().all(|path| !path.with_extension("tmp").exists())
+    });
+    await_until("the queues to begin later", PATIENCE, || {
+        ledger.topic.iter().all(|queue| server.client().min_offset(queue).expect("ask") > 0)
+    });
+    for queue in &ledger.topic {
+        let pull = Pull { group: "late", offset: 0, messages_max: 1, subscription: "*", hold: None };
+        let pulled = server.client().pull(queue, &pull).expect("pull");
+        let min = server.client().min_offset(queue).expect("ask");
+        assert_eq!((pulled.code, pulled.next_offset), (PULL_OFFSET_MOVED, min));
+    }
+    ledger.begin_at_the_first(&server);
+    ledger.verify(&server);
+
+    // Again and again under load, with a kill at any moment.
+    for round in 1..=ROUNDS {
+        let load = Load::start(&server.namesrv(), &ledger.topic, fill(round, u32::MAX));
+        let readers = Readers::start(&server.namesrv(), &ledger.topic, &ledger);
+        let files = log_files(&server).len();
+        await_until("more files", PATIENCE, || log_files(&server).len() > files + 3);
+        let_expire(&server, 4);
+        std::thread::sleep(Duration::from_millis(random.random_range(0..1500)));
+        server.kill();
+        load.enter_into(&mut ledger);
+        readers.enter_into(&mut ledger);
+        server.start_again(settings);
+        assert!(
+            log_files(&server).iter().all(|path| path.extension().is_none()),
+            "what was on its way out is gone"
+        );
+        ledger.begin_at_the_first(&server);
+        ledger.verify(&server);
+    }
+    println!("{} acknowledged, {} still there", ledger.acknowledged, ledger.read());
+    assert!(server.stop().success(), "SIGTERM at the end");
+}
