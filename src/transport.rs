@@ -39,6 +39,8 @@ const READS_PER_TURN: u32 = 4;
 const IDLE_CLOSE: Duration = Duration::from_secs(120);
 /// How often the answers of peers that are behind are looked at.
 const BEHIND_INTERVAL: Duration = Duration::from_secs(1);
+/// Answers of such peers that are copied before the core does something else, bytes: some 100 us.
+const COPIED_BYTES_PER_TURN: usize = 1 << 20;
 /// How often idle connections are looked for, or a quarter of the time that they have, if that is less.
 const IDLE_SCAN_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
@@ -90,6 +92,10 @@ pub struct Connection {
     is_behind: Cell<bool>,
     /// It is in the list of those that are not read from because of the others.
     is_waiting: Cell<bool>,
+    /// It is not read from, because of what it holds itself or what the others do.
+    is_held_back: Cell<bool>,
+    /// It is being read from, and nothing is there.
+    awaits_input: Cell<bool>,
     /// Nothing of it is served for a moment.
     rests: Cell<bool>,
 }
@@ -154,6 +160,8 @@ impl Connection {
             looks: Cell::default(),
             is_behind: Cell::new(false),
             is_waiting: Cell::new(false),
+            is_held_back: Cell::new(false),
+            awaits_input: Cell::new(false),
             rests: Cell::new(false),
         })
     }
@@ -237,6 +245,7 @@ impl Connection {
     /// [`CONNECTION_IN_FLIGHT_BYTES_MAX`], nothing is read from this connection.
     pub fn add_in_flight(&self, bytes: usize) {
         self.in_flight_bytes.set(self.in_flight_bytes.get() + bytes);
+        self.report_held();
     }
 
     /// Takes back what [`Self::add_in_flight`] counted.
@@ -247,7 +256,8 @@ impl Connection {
         let before = self.in_flight_bytes.get();
         assert!(before >= bytes, "{bytes} bytes answered of {before} in flight");
         self.in_flight_bytes.set(before - bytes);
-        if before + self.output.borrow().bytes() > CONNECTION_IN_FLIGHT_BYTES_MAX {
+        self.report_held();
+        if self.is_held_back.get() {
             self.wake();
         }
     }
@@ -292,6 +302,21 @@ impl Connection {
         self.may_serve() && self.held_total.allows(self.reported_bytes.get(), self.held_bytes())
     }
 
+    /// Whether nothing keeps it from being read from but what the others hold.
+    fn waits_for_others(&self) -> bool {
+        let is_full = self.unanswered_bytes() > CONNECTION_IN_FLIGHT_BYTES_MAX;
+        !self.rests.get() && !is_full && !self.may_read()
+    }
+
+    /// Whether it has the front of a request, waits for the others to hold less before the rest is read, and has not been read from
+    /// since `since`.
+    fn is_stuck(&self, since: Instant) -> bool {
+        self.is_waiting.get()
+            && self.input_bytes.get() > 0
+            && self.may_serve()
+            && self.last_read.get() < since
+    }
+
     fn unanswered_bytes(&self) -> usize {
         self.in_flight_bytes.get() + self.output.borrow().bytes()
     }
@@ -315,7 +340,7 @@ impl Connection {
             taken: self.taken_bytes.get(),
             came: self.came_bytes.get(),
             owes_taking: self.output.borrow().bytes() > 0,
-            owes_sending: self.input_bytes.get() > 0,
+            owes_sending: self.input_bytes.get() > 0 && self.awaits_input.get(),
         };
         let mut looks = self.looks.get();
         let is_too_slow = looks.look(progress, self.held_bytes(), self.held_total.is_short());
@@ -324,13 +349,17 @@ impl Connection {
     }
 
     /// Copies what waits for a peer that is behind: a piece keeps a whole block of the log's tail, or of what was read from the disk,
-    /// in memory. Returns whether there is something that waits.
-    fn let_go_of_blocks(&self) -> bool {
-        let mut output = self.output.borrow_mut();
-        for piece in output.pieces.iter_mut().filter(|piece| !piece.is_unique()) {
+    /// in memory. Stops behind the piece with which it has copied `bytes_max`. Returns how many bytes it copied.
+    fn let_go_of_blocks(&self, bytes_max: usize) -> usize {
+        let mut copied = 0;
+        for piece in self.output.borrow_mut().pieces.iter_mut().filter(|piece| !piece.is_unique()) {
             *piece = Bytes::copy_from_slice(piece);
+            copied += piece.len();
+            if copied >= bytes_max {
+                break;
+            }
         }
-        !output.pieces.is_empty()
+        copied
     }
 }
 
@@ -516,6 +545,7 @@ impl Server {
     }
 
     async fn close_slow(self: Rc<Self>) {
+        let mut full_at = None;
         loop {
             task::sleep(held::SCAN_INTERVAL).await;
             for connection in self.connections.borrow().values() {
@@ -527,6 +557,32 @@ impl Server {
                     connection.close();
                 }
             }
+            let was_full_at = full_at;
+            full_at = self.held_total.is_full().then(Instant::now);
+            if let (Some(since), Some(_)) = (was_full_at, full_at) {
+                self.close_stuck(since);
+            }
+        }
+    }
+
+    /// Closes connections that wait for the others in the middle of a request and were not read from since `since`, those first that were
+    /// read from last the longest ago, until there is room for the rest of them: with nothing but fronts of requests in it, the sum would
+    /// stay full for ever.
+    fn close_stuck(&self, since: Instant) {
+        let mut stuck: Vec<_> = {
+            let connections = self.connections.borrow();
+            connections.values().filter(|connection| connection.is_stuck(since)).map(Rc::clone).collect()
+        };
+        stuck.sort_unstable_by_key(|connection| connection.last_read());
+        let mut to_free = self.held_total.short_of_bytes();
+        for connection in stuck {
+            if to_free == 0 {
+                return;
+            }
+            let held_bytes = connection.held_bytes();
+            warn!(peer = %connection.peer, held_bytes, "connection closed: it waited too long for room for the rest of its request");
+            to_free = to_free.saturating_sub(held_bytes);
+            connection.close();
         }
     }
 
@@ -534,9 +590,18 @@ impl Server {
         let mut before: Vec<Rc<Connection>> = Vec::new();
         loop {
             task::sleep(BEHIND_INTERVAL).await;
+            let mut copied = 0;
             // Those that came into the list since the last time may just be busy.
             for connection in std::mem::replace(&mut before, self.behind.take()) {
-                if connection.let_go_of_blocks() && !connection.is_closed() {
+                while !connection.is_closed() {
+                    copied += connection.let_go_of_blocks(COPIED_BYTES_PER_TURN - copied);
+                    if copied < COPIED_BYTES_PER_TURN {
+                        break;
+                    }
+                    copied = 0;
+                    task::yield_now().await;
+                }
+                if !connection.is_closed() && !connection.output.borrow().pieces.is_empty() {
                     self.behind.borrow_mut().push(connection);
                 } else {
                     connection.is_behind.set(false);
@@ -578,6 +643,8 @@ impl Driver<'_> {
     fn move_on(&mut self, context: &mut Context<'_>) -> Poll<End> {
         // What this very turn pushes is written by this very turn.
         self.connection.task.take();
+        self.connection.is_held_back.set(false);
+        self.connection.awaits_input.set(false);
         for _ in 0..READS_PER_TURN {
             if self.connection.closed.get() {
                 return Poll::Ready(End::ByUs);
@@ -595,8 +662,9 @@ impl Driver<'_> {
                 return Poll::Pending;
             }
             if !self.connection.may_read() {
-                // Its own answers wake it; that others hold less does not.
-                if !self.connection.is_waiting.replace(true) {
+                // It is woken when it has rested and when it holds less itself. When others do, only those hear of it that wait for that.
+                self.connection.is_held_back.set(true);
+                if self.connection.waits_for_others() && !self.connection.is_waiting.replace(true) {
                     self.server.held_total.wait(self.connection);
                 }
                 return Poll::Pending;
@@ -676,7 +744,10 @@ impl Driver<'_> {
 
     fn read_input(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
         self.is_receiving = true;
-        let received = ready!(self.stream.poll_receive(context, &mut self.input));
+        let Poll::Ready(received) = self.stream.poll_receive(context, &mut self.input) else {
+            self.connection.awaits_input.set(true);
+            return Poll::Pending;
+        };
         self.is_receiving = false;
         match received {
             Ok(0) => Poll::Ready(Err(End::ByPeer)),

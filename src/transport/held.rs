@@ -3,7 +3,8 @@
 //! A connection holds what it was sent and has not been answered, answers that its peer has not taken, and the front of a request that
 //! is not whole yet. One alone may hold [`CONNECTION_IN_FLIGHT_BYTES_MAX`]; all together [`CONNECTIONS_HELD_BYTES_MAX`]: beyond that
 //! only those are read from that hold no more than [`CONNECTION_SHARE_BYTES`], which is what clients need that read and write. A peer
-//! that is behind with [`LAG_BYTES_PER_SCAN`] for [`LAG_SCANS_MAX`] looks in a row is closed; when memory is short, after the first.
+//! that is behind with [`LAG_BYTES_PER_SCAN`] for [`LAG_SCANS_MAX`] looks in a row is closed; when memory is short, after the first. When
+//! the sum is full at two looks in a row, fronts of requests of which nothing was read in between go, until memory is not short any more.
 //!
 //! [`CONNECTION_IN_FLIGHT_BYTES_MAX`]: shards::limits::CONNECTION_IN_FLIGHT_BYTES_MAX
 
@@ -41,8 +42,7 @@ impl HeldTotal {
     /// Takes note that a connection which held `before` holds `now`; wakes those that waited for room.
     pub(super) fn change(&self, before: usize, now: usize) {
         self.bytes.set(self.bytes.get() - before + now);
-        if now < before && self.bytes.get() <= CONNECTIONS_HELD_BYTES_MAX && !self.waiting.borrow().is_empty()
-        {
+        if now < before && !self.is_full() && !self.waiting.borrow().is_empty() {
             for connection in self.waiting.take() {
                 connection.is_waiting.set(false);
                 connection.wake();
@@ -75,7 +75,17 @@ impl HeldTotal {
 
     /// Whether there is so little room that peers which are behind have to go.
     pub(super) fn is_short(&self) -> bool {
-        self.bytes.get() > CONNECTIONS_HELD_BYTES_MAX / 2
+        self.short_of_bytes() > 0
+    }
+
+    /// Whether there is no more room but for shares.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes.get() > CONNECTIONS_HELD_BYTES_MAX
+    }
+
+    /// What has to be freed until memory is not short any more, bytes.
+    pub(super) fn short_of_bytes(&self) -> usize {
+        self.bytes.get().saturating_sub(CONNECTIONS_HELD_BYTES_MAX / 2)
     }
 
     /// Wakes the connection, once, when there is room.
@@ -90,7 +100,8 @@ pub(super) struct Progress {
     /// Bytes that its peer has taken, and that came from it, since it was opened.
     pub(super) taken: u64,
     pub(super) came: u64,
-    /// There are answers that the peer has not taken, or the front of a request that is not whole.
+    /// There are answers that the peer has not taken, or the front of a request whose rest we wait for. What we do not read, it does not
+    /// owe.
     pub(super) owes_taking: bool,
     pub(super) owes_sending: bool,
 }
@@ -109,7 +120,7 @@ impl Looks {
         let is_slow = |owes: bool, moved: u64| owes && moved < LAG_BYTES_PER_SCAN;
         let is_behind = is_slow(last.owes_taking && now.owes_taking, now.taken - last.taken)
             || is_slow(last.owes_sending && now.owes_sending, now.came - last.came);
-        self.behind = if is_behind { self.behind + 1 } else { 0 };
+        self.behind = if is_behind { self.behind.saturating_add(1) } else { 0 };
         self.behind >= LAG_SCANS_MAX || is_behind && is_short && held > LAG_HELD_BYTES_MAX
     }
 }

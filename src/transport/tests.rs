@@ -24,6 +24,8 @@ const HOLD: i32 = 4;
 const NOTE: i32 = 5;
 /// Answered, and then the connection rests.
 const BUSY: i32 = 6;
+/// Never answered; holds a mebibyte for a moment.
+const BRIEF: i32 = 7;
 
 /// Answers with the request's body.
 struct EchoService {
@@ -58,6 +60,15 @@ impl Service for EchoService {
             BUSY => {
                 connection.reply(to, 2, None, &[], &[]);
                 connection.rest();
+                Ok(None)
+            }
+            BRIEF => {
+                let connection = Rc::clone(connection);
+                connection.add_in_flight(1 << 20);
+                task::spawn(async move {
+                    task::sleep(Duration::from_millis(50)).await;
+                    connection.sub_in_flight(1 << 20);
+                });
                 Ok(None)
             }
             NOTE => {
@@ -241,6 +252,96 @@ fn a_connection_rests_after_a_refusal_and_goes_on() {
         assert_eq!(Request::decode(&frame).unwrap().opaque, opaque);
     }
     assert!(started.elapsed() > Duration::from_millis(19 * 4), "{:?}", started.elapsed());
+}
+
+/// Connections that no socket belongs to, with one sum.
+fn sharing_a_sum(count: u64) -> Vec<Rc<Connection>> {
+    let total = Rc::new(HeldTotal::default());
+    let peer = "127.0.0.1:4000".parse().unwrap();
+    (0..count).map(|id| Connection::new(ConnectionId(id), peer, Rc::clone(&total))).collect()
+}
+
+/// The story: ten producers sent 20 MiB each without asking for answers, and then nothing. It was all stored and still in the sum.
+#[test]
+fn what_nobody_is_told_of_leaves_the_sum_when_it_is_stored() {
+    let connections = sharing_a_sum(10);
+    for connection in &connections {
+        connection.add_in_flight(20 << 20);
+        connection.report_held();
+    }
+    let total = &connections[0].held_total;
+    assert!(total.is_full());
+    for connection in &connections {
+        connection.sub_in_flight(20 << 20);
+    }
+    assert!(!total.is_short());
+}
+
+#[test]
+fn a_connection_goes_on_when_it_holds_less_itself_however_much_the_others_hold() {
+    let fixture = Fixture::start();
+    let holding: Vec<TcpStream> = (0..8)
+        .map(|_| {
+            let mut stream = fixture.connect();
+            stream.write_all(&request(HOLD, 0, &[], &[])).unwrap();
+            read_frames(&mut stream, 1);
+            stream
+        })
+        .collect();
+    let mut stream = fixture.connect();
+    let sent = [request(BRIEF, 1, &[], &[]), request(ECHO, 2, &[], b"behind")].concat();
+    stream.write_all(&sent).unwrap();
+    assert_eq!(read_frames(&mut stream, 1)[0].body, "behind");
+    drop(holding);
+}
+
+#[test]
+fn a_peer_does_not_owe_what_we_do_not_read() {
+    let connection = sharing_a_sum(1).remove(0);
+    connection.input_bytes.set(1 << 20);
+    assert!((0..20).all(|_| !connection.look()), "nothing is being read");
+    connection.awaits_input.set(true);
+    assert_eq!((1..20).find(|_| connection.look()), Some(7));
+}
+
+#[test]
+fn only_those_wait_for_the_others_that_nothing_else_keeps_from_going_on() {
+    let connections = sharing_a_sum(8);
+    for connection in &connections[1..] {
+        connection.add_in_flight(CONNECTION_IN_FLIGHT_BYTES_MAX);
+    }
+    let connection = &connections[0];
+    assert!(!connection.waits_for_others(), "it holds no more than its share");
+    connection.add_in_flight(1 << 20);
+    assert!(connection.waits_for_others());
+    connection.rests.set(true);
+    assert!(!connection.waits_for_others());
+    connection.rests.set(false);
+    connection.add_in_flight(CONNECTION_IN_FLIGHT_BYTES_MAX);
+    assert!(!connection.waits_for_others(), "it is at its own limit");
+}
+
+#[test]
+fn the_front_of_a_request_is_stuck_when_nothing_was_read_while_the_sum_was_full() {
+    let connection = sharing_a_sum(1).remove(0);
+    connection.input_bytes.set(1 << 20);
+    connection.is_waiting.set(true);
+    assert!(!connection.is_stuck(connection.last_read()));
+    assert!(connection.is_stuck(connection.last_read() + Duration::from_secs(1)));
+    connection.is_waiting.set(false);
+    assert!(!connection.is_stuck(connection.last_read() + Duration::from_secs(1)), "it waits for its peer");
+}
+
+#[test]
+fn answers_of_a_peer_that_is_behind_are_copied_a_little_at_a_time() {
+    let connection = sharing_a_sum(1).remove(0);
+    let block = Bytes::from(vec![7; 4 << 20]);
+    for piece in 0..4 {
+        connection.output.borrow_mut().push_piece(block.slice(piece << 20..(piece + 1) << 20));
+    }
+    let copied: Vec<usize> = (0..4).map(|_| connection.let_go_of_blocks(3 << 19)).collect();
+    assert_eq!(copied, [2 << 20, 2 << 20, 0, 0]);
+    assert!(block.is_unique());
 }
 
 #[test]
