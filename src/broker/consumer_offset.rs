@@ -36,6 +36,8 @@ struct OffsetsFile {
     offset_table: BTreeMap<String, BTreeMap<i32, i64>>,
     /// None in a file that RocketMQ wrote.
     offset_check: Option<u32>,
+    /// None in a file from before there was one, too.
+    version_check: Option<u32>,
 }
 
 /// The same, borrowed for writing.
@@ -45,7 +47,8 @@ struct OffsetsFileRef<'t> {
     data_version: DataVersion,
     offset_table: &'t BTreeMap<String, BTreeMap<i32, i64>>,
     offset_check: u32,
-    version_check: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version_check: Option<u32>,
 }
 
 /// Why a file of offsets is not used.
@@ -75,9 +78,25 @@ pub(super) fn is_ours(file: &[u8]) -> bool {
 
 /// Whether a `consumerOffset.json` that we wrote is what we wrote, to the byte. Of one that RocketMQ wrote nobody can tell.
 pub fn is_as_written(file: &[u8]) -> bool {
-    // The version's checksum is computed anew: it is wrong when the version has changed.
-    let mut table = ConsumerOffsetTable::default();
-    !is_ours(file) || table.load(file).is_ok() && table.to_file() == file
+    // The checksums are computed anew: one is wrong when what it is of has changed.
+    let encoded_again = || {
+        let read: OffsetsFile = fastjson::read("consumerOffset.json", file)?;
+        Ok::<_, HeaderError>(encode(&read.offset_table, read.data_version, read.version_check.is_some()))
+    };
+    !is_ours(file) || encoded_again().is_ok_and(|again| again == file)
+}
+
+fn encode(
+    offset_table: &BTreeMap<String, BTreeMap<i32, i64>>,
+    data_version: DataVersion,
+    has_version_check: bool,
+) -> Vec<u8> {
+    fastjson::write_pretty(&OffsetsFileRef {
+        data_version,
+        offset_table,
+        offset_check: check_of(offset_table),
+        version_check: has_version_check.then(|| check_of(&data_version)),
+    })
 }
 
 impl ConsumerOffsetTable {
@@ -98,12 +117,7 @@ impl ConsumerOffsetTable {
 
     /// The table as `consumerOffset.json`: integer keys stand without quotes.
     pub fn to_file(&self) -> Vec<u8> {
-        fastjson::write_pretty(&OffsetsFileRef {
-            data_version: self.data_version,
-            offset_table: &self.offsets,
-            offset_check: check_of(&self.offsets),
-            version_check: check_of(&self.data_version),
-        })
+        encode(&self.offsets, self.data_version, true)
     }
 
     /// Counts the changes of this table since the start.
@@ -259,6 +273,17 @@ mod tests {
             assert!(!is_as_written(&flipped), "bit {bit}: {}", String::from_utf8_lossy(&flipped));
         }
         assert!(is_as_written(b"{\"offsetTable\":{\"T@g\":{0:1}}}"), "RocketMQ wrote it");
+    }
+
+    #[test]
+    fn a_file_from_before_there_was_a_checksum_of_the_version_is_as_it_was_written() {
+        let mut table = ConsumerOffsetTable::default();
+        table.commit("g1", "Orders", 1, 9, 1);
+        let file = encode(&table.offsets, table.data_version, false);
+        assert!(!String::from_utf8_lossy(&file).contains("versionCheck"));
+        assert!(is_as_written(&file));
+        let changed = String::from_utf8_lossy(&file).replace("1: 9", "1: 8");
+        assert!(!is_as_written(changed.as_bytes()));
     }
 
     #[test]
