@@ -32,16 +32,26 @@ pub fn read<D: Disk>(disk: &D, dir: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// Takes the file away, durably, and returns what it said.
+/// Takes the file away, durably, and returns what it said, as far as it can be read: nothing depends on that.
 ///
 /// # Errors
 /// The folder cannot be written.
 pub fn forget<D: Disk>(disk: &D, dir: &Path) -> io::Result<Option<String>> {
-    let reason = read(disk, dir)?;
-    if reason.is_some() {
-        disk.remove_file(&dir.join(FILE_NAME))?;
-        disk.sync_dir(dir)?;
-    }
+    let path = dir.join(FILE_NAME);
+    let reason = match read(disk, dir) {
+        Ok(None) => return Ok(None),
+        Ok(reason) => reason,
+        Err(error) => {
+            tracing::warn!(
+                path = %path.display(), %error,
+                "why the log failed in an earlier run cannot be read; the file is removed"
+            );
+            None
+        }
+    };
+    disk.remove_file(&path).and_then(|()| disk.sync_dir(dir)).map_err(|error| {
+        io::Error::new(error.kind(), format!("{} cannot be removed: {error}", path.display()))
+    })?;
     Ok(reason)
 }
 
@@ -49,6 +59,16 @@ pub fn forget<D: Disk>(disk: &D, dir: &Path) -> io::Result<Option<String>> {
 mod tests {
     use super::*;
     use crate::io::disk::StdDisk;
+
+    #[test]
+    fn what_cannot_be_read_is_forgotten_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let too_long = vec![b'x'; FILE_BYTES_MAX + 1];
+        std::fs::write(dir.path().join(FILE_NAME), too_long).unwrap();
+        assert_eq!(read(&StdDisk, dir.path()).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(forget(&StdDisk, dir.path()).unwrap(), None);
+        assert_eq!(read(&StdDisk, dir.path()).unwrap(), None);
+    }
 
     #[test]
     fn a_failure_is_known_until_it_is_forgotten() {
