@@ -16,49 +16,17 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fixture::{Log, on_a_core, open, recover, recover_result, wait_until_written};
+use fixture::{Log, each_record, get, on_a_core, open, recover, recover_result, request, wait_until_written};
 use runtime::task::{sleep, spawn, yield_now};
 use shards::message_store::{
-    Get, GetRequest, GetResult, GetStatus, MessageStore, MessageStoreConfig, QueueBounds, RecordLookup,
-    StoreExit, TagFilter, TimeBoundary,
+    Get, GetRequest, GetStatus, MessageStore, MessageStoreConfig, QueueBounds, RecordLookup, StoreExit,
+    TagFilter, TimeBoundary,
 };
 use shards::position::{PhysicalOffset, QueueOffset};
 use shards::record::RecordView;
 use shards::record::properties::java_string_hash;
 use shards::recovery::RecoveryError;
 use shards::side_writer::SideWriter;
-
-/// Whether it came from memory, and what it is, record by record.
-async fn get(store: &MessageStore, request: &GetRequest<'_>) -> (bool, GetResult) {
-    let (is_hot, mut result) = match store.get(request) {
-        Get::Ready(result) => (true, result),
-        Get::Cold(plan) => (false, plan.run().await.unwrap()),
-    };
-    result.records = result.records.iter().flat_map(each_record).collect();
-    assert_eq!(result.records.len(), result.messages as usize);
-    assert_eq!(result.records.iter().map(Bytes::len).sum::<usize>(), result.bytes);
-    (is_hot, result)
-}
-
-fn each_record(piece: &Bytes) -> Vec<Bytes> {
-    let (mut rest, mut records) = (piece.clone(), Vec::new());
-    while !rest.is_empty() {
-        let size = RecordView::parse(&rest).unwrap().total_size();
-        records.push(rest.split_to(size));
-    }
-    records
-}
-
-fn request<'a>(queue_id: u32, offset: u64, filter: &'a TagFilter) -> GetRequest<'a> {
-    GetRequest {
-        topic: "orders",
-        queue_id,
-        offset: QueueOffset::new(offset),
-        messages_max: 32,
-        bytes_max: 1 << 20,
-        filter,
-    }
-}
 
 fn queue_offsets(records: &[Bytes]) -> Vec<u64> {
     records.iter().map(|record| RecordView::parse(record).unwrap().queue_offset().get()).collect()
@@ -69,7 +37,7 @@ async fn read_all(store: &MessageStore, queue_id: u32) -> (Vec<Bytes>, bool, boo
     let (mut records, mut any_hot, mut any_cold) = (Vec::new(), false, false);
     let mut next = 0;
     loop {
-        let (is_hot, result) = get(store, &request(queue_id, next, &TagFilter::All)).await;
+        let (is_hot, result) = get(store, &request("orders", queue_id, next)).await.unwrap();
         if result.status == GetStatus::OffsetOverflowOne {
             return (records, any_hot, any_cold);
         }
@@ -105,7 +73,8 @@ fn statuses_are_rocketmqs() {
             (1, 7, &TagFilter::All, GetStatus::NoMatchedLogicQueue, 0),
         ];
         for (queue_id, offset, filter, status, next) in cases {
-            let (_, result) = get(&store, &request(queue_id, offset, filter)).await;
+            let request = GetRequest { filter, ..request("orders", queue_id, offset) };
+            let (_, result) = get(&store, &request).await.unwrap();
             assert_eq!((result.status, result.next_begin_offset.get()), (status, next), "at {offset}");
             let max = if queue_id == 0 { 3 } else { 0 };
             assert_eq!((result.min_offset.get(), result.max_offset.get()), (0, max));
@@ -118,15 +87,15 @@ fn statuses_are_rocketmqs() {
         store.dispatch(&log.commit(), &mut |_| {});
         let bounds = QueueBounds { min: QueueOffset::new(3), max: QueueOffset::new(4) };
         assert_eq!(store.bounds("orders", 0), Some(bounds), "its offsets go on");
-        let (_, result) = get(&store, &request(0, 0, &TagFilter::All)).await;
+        let (_, result) = get(&store, &request("orders", 0, 0)).await.unwrap();
         assert_eq!((result.status, result.next_begin_offset.get()), (GetStatus::OffsetTooSmall, 3));
-        let (_, result) = get(&store, &request(0, 3, &TagFilter::All)).await;
+        let (_, result) = get(&store, &request("orders", 0, 3)).await.unwrap();
         assert_eq!(queue_offsets(&result.records), [3]);
         store.close(StoreExit::Clean).await.unwrap();
         // The deleted messages do not come back, and neither do their offsets.
         let mut store = open(&root, MessageStoreConfig::default());
         assert_eq!(store.bounds("orders", 0), Some(bounds));
-        let (is_hot, result) = get(&store, &request(0, 3, &TagFilter::All)).await;
+        let (is_hot, result) = get(&store, &request("orders", 0, 3)).await.unwrap();
         assert_eq!((is_hot, queue_offsets(&result.records)), (false, vec![3]));
         store.close(StoreExit::Clean).await.unwrap();
     });
@@ -187,17 +156,14 @@ fn records_that_lie_side_by_side_in_memory_leave_as_one_piece() {
         log.end_block_here();
         expected.push(log.append("orders", 0, b"", &body));
         store.dispatch(&log.commit(), &mut |_| {});
-        let Get::Ready(result) = store.get(&request(0, 0, &TagFilter::All)) else {
-            panic!("all is in memory")
-        };
+        let Get::Ready(result) = store.get(&request("orders", 0, 0)) else { panic!("all is in memory") };
         assert_eq!(
             result.records.iter().map(|piece| each_record(piece).len()).collect::<Vec<_>>(),
             [3, 2, 1]
         );
         assert_eq!((result.messages, result.bytes), (6, expected.iter().map(Bytes::len).sum()));
         assert_eq!(result.records.concat(), expected.concat());
-        let Get::Ready(middle) = store.get(&GetRequest { messages_max: 1, ..request(0, 1, &TagFilter::All) })
-        else {
+        let Get::Ready(middle) = store.get(&GetRequest { messages_max: 1, ..request("orders", 0, 1) }) else {
             panic!("all is in memory")
         };
         assert_eq!(middle.records, [expected[1].clone()]);

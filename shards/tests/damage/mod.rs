@@ -13,51 +13,29 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use shards::io::disk::StdDisk;
 use shards::message_store::scrub::{Scrub, ScrubStep};
-use shards::message_store::{
-    Get, GetRequest, GetResult, GetStatus, MessageStore, MessageStoreConfig, ReadError, StoreExit, TagFilter,
-    TimeBoundary,
-};
-use shards::position::{PhysicalOffset, QueueOffset};
+use shards::message_store::{GetStatus, MessageStore, MessageStoreConfig, StoreExit, TimeBoundary};
+use shards::position::PhysicalOffset;
 use shards::record::RecordView;
 use shards::repair::{allocated_bytes, copy_store, repair_shard};
 use shards::verify::{Part, verify_shard};
 
-use crate::fixture::{self, Log, on_a_core, open, recover};
+use crate::fixture::{self, Log, files, get, on_a_core, open, recover, request};
 
 const QUEUES: u32 = 3;
-
-/// Whole batches, from wherever they come.
-async fn get(store: &MessageStore, topic: &str, queue_id: u32, offset: u64) -> Result<GetResult, ReadError> {
-    let request = GetRequest {
-        topic,
-        queue_id,
-        offset: QueueOffset::new(offset),
-        messages_max: 32,
-        bytes_max: 1 << 20,
-        filter: &TagFilter::All,
-    };
-    match store.get(&request) {
-        Get::Ready(result) => Ok(result),
-        Get::Cold(plan) => plan.run().await,
-    }
-}
 
 /// What a consumer reads of a queue, which goes where it is sent until the end.
 async fn consume(store: &MessageStore, topic: &str, queue_id: u32) -> BTreeMap<u64, Bytes> {
     let mut read = BTreeMap::new();
     let mut offset = 0;
     loop {
-        let result =
-            get(store, topic, queue_id, offset).await.unwrap_or_else(|error| panic!("at {offset}: {error}"));
-        for piece in &result.records {
-            let mut rest = piece.clone();
-            while !rest.is_empty() {
-                let record = RecordView::parse(&rest).expect("whole records");
-                record.verify_crc().expect("nothing damaged leaves the store");
-                let (at, size) = (record.queue_offset().get(), record.total_size());
-                assert_eq!((record.topic(), record.queue_id()), (topic, queue_id));
-                assert!(read.insert(at, rest.split_to(size)).is_none(), "message {at} comes once");
-            }
+        let result = get(store, &request(topic, queue_id, offset)).await;
+        let (_, result) = result.unwrap_or_else(|error| panic!("at {offset}: {error}"));
+        for bytes in result.records {
+            let record = RecordView::parse(&bytes).unwrap();
+            record.verify_crc().expect("nothing damaged leaves the store");
+            let at = record.queue_offset().get();
+            assert_eq!((record.topic(), record.queue_id()), (topic, queue_id));
+            assert!(read.insert(at, bytes).is_none(), "message {at} comes once");
         }
         match result.status {
             GetStatus::OffsetOverflowOne | GetStatus::NoMatchedLogicQueue | GetStatus::NoMessageInQueue => {
@@ -141,7 +119,7 @@ fn a_damaged_message_is_passed_over_and_counted_and_its_neighbours_are_given() {
             (3, 2, 0),
             "3 and 4 touch"
         );
-        let around = get(&store, "orders", 0, 1).await.unwrap();
+        let (_, around) = get(&store, &request("orders", 0, 1)).await.unwrap();
         assert_eq!(around.messages, 9 - 1, "message 1 of queue 0 is lost, the others of the answer are not");
         let mut store = store;
         store.remember_damage();
@@ -161,7 +139,7 @@ fn a_reader_that_finds_only_damage_is_sent_on() {
         for number in (0..30).filter(|number| number % 3 == 1) {
             filled.log.damage(number);
         }
-        let result = get(&store, "orders", 1, 0).await.unwrap();
+        let (_, result) = get(&store, &request("orders", 1, 0)).await.unwrap();
         assert_eq!((result.status, result.messages, result.bytes), (GetStatus::MessageWasRemoving, 0, 0));
         assert_eq!(result.next_begin_offset.get(), 10);
         filled.assert_consumed(&store, &(0..30).filter(|number| number % 3 == 1).collect::<Vec<_>>()).await;
@@ -350,19 +328,6 @@ fn an_index_that_leads_astray_is_told_and_gives_no_other_message() {
         store.close(StoreExit::Clean).await.unwrap();
         assert_eq!(recover(&root).report.rebuilt, None, "once");
     });
-}
-
-fn files(root: &Path) -> Vec<PathBuf> {
-    fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { collect(&path, files) } else { files.push(path) }
-        }
-    }
-    let mut found = Vec::new();
-    collect(root, &mut found);
-    found.sort();
-    found
 }
 
 /// What the files of a shard hold. Behind it there is nothing that could be damaged.

@@ -1,9 +1,8 @@
 //! Seeded fuzzing of a shard's folder: images of the log, ConsumeQueues, index files, the checkpoint and everything else, changed in
-//! ways that no crash and no bit flip makes. A start goes on or refuses and says which file, takes bounded memory, and never loses or
-//! changes a record that is whole.
+//! ways that no crash and no bit flip makes. A start goes on, takes bounded memory, changes no record that is whole, and cuts none but behind
+//! what looks like an unfinished write.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -29,7 +28,7 @@ const ROUNDS: u64 = 80;
 const START_BYTES_MAX: u64 = 48 << 20;
 
 #[test]
-fn a_log_with_any_bytes_in_it_gives_every_whole_record() {
+fn a_log_with_any_bytes_in_it_keeps_every_whole_record_before_its_end() {
     run_all(&[Target { name: "log_images", round: log_image }], ROUNDS);
 }
 
@@ -126,14 +125,8 @@ fn log_image(random: &mut StdRng) {
         let mut recovered = None;
         let used = allocation_counter::measure(|| recovered = Some(recover_result(root)));
         assert!(used.bytes_max < START_BYTES_MAX, "the start took {} bytes", used.bytes_max);
-        let recovered = match recovered.unwrap() {
-            Ok(recovered) => recovered,
-            Err(error) => {
-                let text = error.to_string();
-                assert!(text.contains(&root.display().to_string()), "which folder? {text}");
-                panic!("damage does not refuse a start: {text}");
-            }
-        };
+        let recovered = recovered.unwrap();
+        let recovered = recovered.unwrap_or_else(|error| panic!("damage does not refuse a start: {error}"));
         let report = recovered.report;
         if had_snapshot {
             assert!(report.end >= filled.log.end(), "what was durable is not cut: {report:?}");
@@ -144,11 +137,9 @@ fn log_image(random: &mut StdRng) {
             filled.log.number_at(first).map_or(filled.log.end(), |number| filled.log.place(number));
         assert!(report.end >= first_hit, "{first_hit} is the first that was hit: {report:?}");
         let bytes = fs::read(log_file(root)).unwrap();
-        for number in whole {
-            let place = filled.log.place(number);
-            if place >= report.end {
-                continue;
-            }
+        // What is behind the end was taken for the rest of an unfinished write.
+        let kept = whole.into_iter().map(|number| (number, filled.log.place(number)));
+        for (number, place) in kept.filter(|(_, place)| *place < report.end) {
             let at = usize::try_from(place.get()).unwrap();
             let expected = &filled.records[&filled.order[number]];
             assert!(bytes[at..].starts_with(expected), "message {number} was changed by the start");
@@ -174,7 +165,6 @@ fn whatever_is_derived_from_the_log_holds_readers_get_what_the_log_says() {
         store.close(StoreExit::Clean).await.unwrap();
         let before = Image::of(&root);
         let derived: Vec<_> = before.derived().collect();
-        let mut refused = BTreeMap::<String, u64>::new();
         for seed in seeds {
             println!("RINGMQ_FUZZ_SEED={seed}");
             let mut random = <StdRng as rand::SeedableRng>::seed_from_u64(seed);
@@ -188,16 +178,10 @@ fn whatever_is_derived_from_the_log_holds_readers_get_what_the_log_says() {
             if random.random_bool(0.3) {
                 fs::write(root.join("abort"), b"").unwrap();
             }
-            match recover_result(&root) {
-                Ok(recovered) => drop(recovered),
-                Err(error) => {
-                    // Allowed for what a start cannot do without; it has to say what.
-                    let text = error.to_string();
-                    assert!(text.contains(&root.display().to_string()), "RINGMQ_FUZZ_SEED={seed}: {text}");
-                    *refused.entry(text).or_default() += 1;
-                    before.put_back(&root);
-                    continue;
-                }
+            if let Err(error) = recover_result(&root) {
+                panic!(
+                    "RINGMQ_FUZZ_SEED={seed}: a start was refused for files that can be made anew: {error}"
+                );
             }
             let mut store = open(&root, MessageStoreConfig::default());
             assert_eq!(store.confirm_offset(), filled.log.end(), "RINGMQ_FUZZ_SEED={seed}");
@@ -213,11 +197,9 @@ fn whatever_is_derived_from_the_log_holds_readers_get_what_the_log_says() {
                     found.len()
                 );
             }
-            assert_eq!(store.confirm_offset(), PhysicalOffset::new(filled.log.end().get()));
             store.close(StoreExit::Clean).await.unwrap();
             before.put_back(&root);
         }
-        assert!(refused.is_empty(), "starts were refused for files that can be made anew: {refused:?}");
     });
 }
 

@@ -3,31 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-use crate::fixture::{Log, SEGMENT_BYTES, on_a_core, open, wait_until_written};
+use crate::fixture::{Log, SEGMENT_BYTES, get, on_a_core, open, request, wait_until_written};
 use shards::consume_queue::FILE_ENTRIES;
-use shards::message_store::{
-    Get, GetRequest, GetResult, GetStatus, MessageStore, MessageStoreConfig, StoreExit, TagFilter,
-};
-use shards::position::{PhysicalOffset, QueueOffset};
+use shards::message_store::{GetStatus, MessageStore, MessageStoreConfig, StoreExit};
+use shards::position::PhysicalOffset;
 use shards::record::RecordView;
 
 /// More than one ConsumeQueue file of messages, in a few files of the log.
 const MESSAGES: u64 = FILE_ENTRIES + 150_000;
-
-async fn get(store: &MessageStore, topic: &str, offset: u64) -> GetResult {
-    let request = GetRequest {
-        topic,
-        queue_id: 0,
-        offset: QueueOffset::new(offset),
-        messages_max: 1,
-        bytes_max: 1 << 20,
-        filter: &TagFilter::All,
-    };
-    match store.get(&request) {
-        Get::Ready(result) => result,
-        Get::Cold(plan) => plan.run().await.unwrap(),
-    }
-}
 
 fn bounds(store: &MessageStore, topic: &str) -> (u64, u64) {
     let bounds = store.bounds(topic, 0).unwrap();
@@ -79,14 +62,15 @@ fn queues_and_index_begin_where_the_log_does_and_stay_so() {
         let judge = async |store: &MessageStore| {
             assert_eq!(bounds(store, "orders"), (first, MESSAGES));
             assert_eq!(bounds(store, "gone"), (2, 2), "all are gone, and it does not start anew");
-            let result = get(store, "orders", 0).await;
+            let (_, result) = get(store, &request("orders", 0, 0)).await.unwrap();
             assert_eq!((result.status, result.next_begin_offset.get()), (GetStatus::OffsetTooSmall, first));
             for offset in [first, first + 1, MESSAGES - 1] {
-                let result = get(store, "orders", offset).await;
+                let (_, result) = get(store, &request("orders", 0, offset)).await.unwrap();
                 let record = RecordView::parse(&result.records[0]).unwrap();
                 assert_eq!((record.queue_offset().get(), record.body()), (offset, &offset.to_be_bytes()[..]));
             }
-            assert_eq!(get(store, "gone", 0).await.status, GetStatus::OffsetTooSmall);
+            let (_, result) = get(store, &request("gone", 0, 0)).await.unwrap();
+            assert_eq!(result.status, GetStatus::OffsetTooSmall);
             let found = store.query_by_key("gone", "early", 8, i64::MIN, i64::MAX).await.unwrap();
             assert!(found.is_empty(), "its record is gone");
         };
