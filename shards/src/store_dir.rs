@@ -15,11 +15,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, fcntl_lock};
-use rustix::io::Errno;
-
 use crate::damage::KnownDamage;
-use crate::io::disk::StdDisk;
+use crate::io::disk::{StdDisk, lock_file};
 use crate::limits::{SEGMENT_BYTES, SEGMENT_BYTES_MIN};
 use crate::log_failure;
 use crate::manifest::{Manifest, random_store_id};
@@ -265,7 +262,8 @@ pub(crate) fn lock_root(root: &Path) -> Result<File, StoreDirError> {
     Ok(file)
 }
 
-/// Takes the lock that a stock broker holds on its store while it runs. Let go of when the file is closed.
+/// Takes the lock that a stock broker holds on its store while it runs. Let go of when the returned file is closed, and not when others of
+/// this process close the same file, as who copies the store does: see [`lock_file`].
 ///
 /// # Errors
 /// A broker runs there, or the folder cannot be written.
@@ -274,10 +272,10 @@ pub(crate) fn lock_against_stock(dir: &Path) -> Result<File, StoreDirError> {
     let failed = |source| StoreDirError::Io { path: path.clone(), source };
     let file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::ACCESS | Errno::AGAIN) => Err(StoreDirError::InUseByStock { path: dir.to_owned() }),
-        Err(error) => Err(failed(error.into())),
+    if lock_file(&file).map_err(failed)? {
+        Ok(file)
+    } else {
+        Err(StoreDirError::InUseByStock { path: dir.to_owned() })
     }
 }
 
@@ -331,7 +329,11 @@ fn create(root: &Path, wanted: &StoreSettings) -> Result<Manifest, StoreDirError
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{FlockOperation, fcntl_lock};
+    use rustix::io::Errno;
+
     use super::*;
+    use crate::repair::copy_store;
 
     fn settings() -> StoreSettings {
         StoreSettings { shards: Some(2), shards_if_new: 1, segment_bytes: None, node: "ringmq".to_owned() }
@@ -347,6 +349,28 @@ mod tests {
         assert!(refusal.contains("in use by process"), "{refusal}");
         drop(first);
         StoreDir::open(root.path(), &settings()).unwrap();
+    }
+
+    #[test]
+    fn a_stock_broker_is_kept_out_also_after_the_store_was_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("store");
+        let store = StoreDir::open(&root, &settings()).unwrap();
+        let shard = store.shard_dir(0);
+        copy_store(&root, &dir.path().join("copy"), &mut |_| {}).unwrap();
+        // As Java does.
+        let stock = || {
+            let file = OpenOptions::new().write(true).open(shard.join("lock")).unwrap();
+            fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).map(|()| file)
+        };
+        assert_eq!(stock().err(), Some(Errno::AGAIN));
+        assert!(matches!(lock_against_stock(&shard), Err(StoreDirError::InUseByStock { .. })));
+        drop(store);
+        let running = stock().unwrap();
+        let refusal = StoreDir::open_existing(&root).unwrap_err();
+        assert!(matches!(refusal, StoreDirError::InUseByStock { .. }), "{refusal}");
+        drop(running);
+        StoreDir::open_existing(&root).unwrap();
     }
 
     #[test]

@@ -235,6 +235,27 @@ pub fn is_about_the_place(error: &io::Error) -> bool {
     )
 }
 
+/// Locks the whole file against everybody who locks it with `fcntl`, as Java does, and other open files of this process; `false` when it is
+/// locked already. The lock is that of the open file: it ends when `file` and its clones are closed. One of the process (`F_SETLK`) would
+/// end when the process closes any file that it has opened at this path, for whatever purpose.
+///
+/// # Errors
+/// The file system has no locks.
+pub(crate) fn lock_file(file: &File) -> io::Result<bool> {
+    // SAFETY: all zeros are a value of this struct of integers.
+    let mut whole: libc::flock = unsafe { std::mem::zeroed() };
+    whole.l_type = libc::c_short::try_from(libc::F_WRLCK).expect("one of a few small numbers");
+    whole.l_whence = libc::c_short::try_from(libc::SEEK_SET).expect("one of a few small numbers");
+    // SAFETY: the descriptor is open as long as `file`, and the call only reads `whole`.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const whole) } {
+        0 => Ok(true),
+        _ => match io::Error::last_os_error() {
+            error if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EAGAIN)) => Ok(false),
+            error => Err(error),
+        },
+    }
+}
+
 fn sync_one_by_one<D: Disk + ?Sized>(disk: &D, paths: &[PathBuf]) -> io::Result<()> {
     let mut dirs = BTreeSet::new();
     for path in paths {
