@@ -15,6 +15,8 @@ use crate::io::disk::{Disk, DiskFile};
 
 const FILE_NAME: &str = "checkpoint";
 const FILE_BYTES: usize = 4096;
+/// RocketMQ writes what is before.
+const STOCK_BYTES: usize = 40;
 const MARK_AT: usize = 4088;
 const CRC_AT: usize = 4092;
 const MARK: [u8; 4] = *b"RQCP";
@@ -27,8 +29,10 @@ pub(crate) enum Found {
     Ours(Checkpoint),
     /// It has no check value: a stock RocketMQ wrote it, or we did before there was one.
     Unmarked(Checkpoint),
-    /// It was ours and has changed since: it is damaged, or another program wrote into it.
+    /// It was ours, and what RocketMQ writes of it has changed since: a stock broker has used the folder, or it is damaged.
     Changed,
+    /// It is damaged, also where RocketMQ writes nothing.
+    Damaged,
 }
 
 /// What the file says.
@@ -67,7 +71,7 @@ impl Checkpoint {
         match disk.read_file(&Self::path(dir), FILE_BYTES) {
             Ok(bytes) => Ok(Self::decode(&bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Missing),
-            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Ok(Found::Changed),
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Ok(Found::Damaged),
             Err(error) => Err(error),
         }
     }
@@ -83,7 +87,7 @@ impl Checkpoint {
     }
 
     fn decode(bytes: &[u8]) -> Found {
-        let Ok(bytes) = <&[u8; FILE_BYTES]>::try_from(bytes) else { return Found::Changed };
+        let Ok(bytes) = <&[u8; FILE_BYTES]>::try_from(bytes) else { return Found::Damaged };
         let field = |at: usize| i64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let found = Self {
             log_timestamp_ms: field(0),
@@ -95,8 +99,11 @@ impl Checkpoint {
             Found::Ours(found)
         } else if bytes[MARK_AT..].iter().all(|byte| *byte == 0) {
             Found::Unmarked(found)
-        } else {
+        } else if bytes[MARK_AT..CRC_AT] == MARK && bytes[STOCK_BYTES..MARK_AT].iter().all(|byte| *byte == 0)
+        {
             Found::Changed
+        } else {
+            Found::Damaged
         }
     }
 
@@ -148,9 +155,13 @@ mod tests {
         for bit in 0..FILE_BYTES * 8 {
             let mut flipped = bytes;
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Checkpoint::decode(&flipped), Found::Changed, "bit {bit}");
+            let seen = match bit / 8 {
+                ..STOCK_BYTES | CRC_AT.. => Found::Changed,
+                _ => Found::Damaged,
+            };
+            assert_eq!(Checkpoint::decode(&flipped), seen, "bit {bit}");
         }
-        assert_eq!(Checkpoint::decode(&bytes[..100]), Found::Changed);
+        assert_eq!(Checkpoint::decode(&bytes[..100]), Found::Damaged);
     }
 
     #[test]
@@ -166,5 +177,8 @@ mod tests {
         // The fourth field is RocketMQ's alone.
         file.write_all_at(&77_i64.to_be_bytes(), 24).unwrap();
         assert_eq!(read(), Found::Unmarked(example()));
+        example().write(&StdDisk, dir.path()).unwrap();
+        file.write_all_at(&77_i64.to_be_bytes(), 24).unwrap();
+        assert_eq!(read(), Found::Changed);
     }
 }

@@ -366,23 +366,37 @@ fn look_for_others<D: Disk>(
             });
             if !is_as_left {
                 tracing::info!(dir = %dir.display(), "a stock RocketMQ has used the shard; what it wrote is taken over");
-                disk.open_or_create(&dir.join(STOCK_MARKER))?;
-                if !was_stopped {
-                    // With its lazy flush, much may have been written and not durable when the power went.
-                    disk.open_or_create(&dir.join(UNSYNCED_MARKER))?;
-                }
-                disk.sync_dir(dir)?;
+                mark_as_stock(disk, dir, was_stopped)?;
             }
             Ok(is_as_left)
         }
         checkpoint::Found::Changed => {
             tracing::warn!(
                 path = %Checkpoint::path(dir).display(),
-                "the checkpoint is damaged, or was changed by another program: it is written anew; what was derived from the log is checked"
+                "a stock RocketMQ has used the shard without `ringmq store release`, or the checkpoint is damaged: it is written anew, what \
+                 was derived from the log is checked, and what a stock RocketMQ wrote is taken over"
+            );
+            mark_as_stock(disk, dir, was_stopped)?;
+            Ok(false)
+        }
+        checkpoint::Found::Damaged => {
+            tracing::warn!(
+                path = %Checkpoint::path(dir).display(),
+                "the checkpoint is damaged: it is written anew; what was derived from the log is checked"
             );
             Ok(false)
         }
     }
+}
+
+/// Leaves word, durably, that a stock RocketMQ wrote parts of the log, or may have.
+fn mark_as_stock<D: Disk>(disk: &D, dir: &Path, was_stopped: bool) -> io::Result<()> {
+    disk.open_or_create(&dir.join(STOCK_MARKER))?;
+    if !was_stopped {
+        // With its lazy flush, much may have been written and not durable when the power went.
+        disk.open_or_create(&dir.join(UNSYNCED_MARKER))?;
+    }
+    disk.sync_dir(dir)
 }
 
 /// Makes the marker of a shard in use, durably; returns whether it was there.
@@ -452,22 +466,27 @@ fn open_files<D: Disk + Clone>(
     }
 }
 
-/// Removes the ConsumeQueues that came after the snapshot: those of records that are still there come again.
+/// Removes the ConsumeQueues that came after the snapshot: those of records that are still there come again. A file where only folders
+/// belong stays, as it is none of ours: a stock RocketMQ with ConsumeQueues in RocksDB has such.
 fn remove_unknown_queues<D: Disk>(disk: &D, dir: &Path, known: &[QueueState]) -> io::Result<()> {
     let mut ids: HashMap<&str, Vec<String>> = HashMap::new();
     for state in known {
         ids.entry(&state.name.topic).or_default().push(state.name.queue_id.to_string());
     }
+    let remove_folder = |path: &Path| match disk.remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(()),
+        removed => removed,
+    };
     let root = dir.join("consumequeue");
     for topic in disk.list(&root)? {
         let topic_dir = root.join(&topic);
         let Some(ids) = topic.to_str().and_then(|topic| ids.get(topic)) else {
-            disk.remove_dir_all(&topic_dir)?;
+            remove_folder(&topic_dir)?;
             continue;
         };
         for id in disk.list(&topic_dir)? {
             if !ids.iter().any(|known| **known == *id) {
-                disk.remove_dir_all(&topic_dir.join(id))?;
+                remove_folder(&topic_dir.join(id))?;
             }
         }
     }

@@ -251,6 +251,7 @@ fn check_checkpoint<D: Disk>(
         checkpoint::Found::Changed => {
             "its checksum does not agree: it is damaged, or a stock RocketMQ has used the folder"
         }
+        checkpoint::Found::Damaged => "its checksum does not agree: it is damaged",
         checkpoint::Found::Ours(found) => {
             let covered = i64::try_from(positions.log_end).unwrap_or(i64::MAX);
             let is_behind = found.confirm_offset <= covered

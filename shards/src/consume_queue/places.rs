@@ -3,6 +3,7 @@
 //! Where the log begins later than at 0, it does not say where a queue goes on whose messages have all been removed. Such a queue must not
 //! begin at 0 again: groups that read it stand further. Nothing else of the files is believed.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
@@ -24,7 +25,7 @@ pub(crate) fn read_places<D: Disk>(
     let mut places = Vec::new();
     for topic in disk.list(root)? {
         let Some(topic_name) = topic.to_str() else { continue };
-        for queue_id in disk.list(&root.join(&topic))? {
+        for queue_id in list_folder(disk, &root.join(&topic))? {
             let Some(number) = queue_id.to_str().and_then(|name| name.parse().ok()) else { continue };
             let next = next_offset(disk, &root.join(&topic).join(&queue_id), log_start)?;
             if next > 0 {
@@ -42,13 +43,22 @@ pub(crate) fn read_places<D: Disk>(
     Ok(places)
 }
 
+/// Names of what the folder holds; none when it is no folder, as the files of ConsumeQueues in RocksDB, or what somebody has put there.
+fn list_folder<D: Disk>(disk: &D, dir: &Path) -> io::Result<Vec<OsString>> {
+    match disk.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(Vec::new()),
+        listed => listed,
+    }
+}
+
 /// The offset behind the last entry of a record before `log_start` in the files of one queue; 0 when there is none.
 fn next_offset<D: Disk>(disk: &D, dir: &Path, log_start: PhysicalOffset) -> io::Result<u64> {
-    let starts = disk.list(dir)?.into_iter().filter_map(|name| name.to_str()?.parse::<u64>().ok());
-    let mut starts: Vec<u64> = starts.filter(|start| start.is_multiple_of(FILE_BYTES)).collect();
-    starts.sort_unstable();
-    while let Some(start) = starts.pop() {
-        let file = disk.open(&dir.join(format!("{start:020}")))?;
+    let names = list_folder(disk, dir)?.into_iter();
+    let with_start = names.filter_map(|name| Some((name.to_str()?.parse::<u64>().ok()?, name)));
+    let mut files: Vec<_> = with_start.filter(|(start, _)| start.is_multiple_of(FILE_BYTES)).collect();
+    files.sort_unstable();
+    while let Some((start, name)) = files.pop() {
+        let file = disk.open(&dir.join(name))?;
         let entries = (file.len()? / ENTRY_BYTES as u64).min(FILE_ENTRIES);
         // Entries come first and zeros after them.
         let (mut low, mut high) = (0, entries);

@@ -2,6 +2,7 @@
 //! `tests/system/moving.rs`.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use shards::io::disk::StdDisk;
@@ -97,6 +98,10 @@ fn a_queue_whose_messages_the_stock_broker_has_removed_goes_on_where_it_was() {
     entries.resize(6_000_000, 0);
     fs::create_dir_all(store.join("consumequeue/gone/0")).unwrap();
     fs::write(store.join("consumequeue/gone/0/00000000000000000000"), entries).unwrap();
+    // As ConsumeQueues in RocksDB lie there, and what people leave behind.
+    fs::write(store.join("consumequeue/CURRENT"), b"MANIFEST-000004").unwrap();
+    fs::write(store.join("consumequeue/gone/notes"), b"").unwrap();
+    fs::write(store.join("consumequeue/gone/1"), b"").unwrap();
 
     let data = dir.path().join("data");
     adopt(&store, &data, "n", &mut |_| {}).unwrap();
@@ -241,6 +246,37 @@ fn a_store_is_given_away_and_comes_back() {
     assert_eq!(released.store_dir, store);
     assert!(matches!(StoreDir::open_existing(&data), Err(StoreDirError::NoStore { .. })));
     assert_eq!(adopt(&store, &data, "n", &mut |_| {}).unwrap().report.records, 31);
+}
+
+/// The story: a stock broker was started on the folder without `release`, made a topic anew and was killed. The start was refused, as its
+/// queue offsets began anew.
+#[test]
+fn a_stock_broker_that_took_the_folder_unasked_is_recognised_by_the_checkpoint() {
+    let dir = fixture::folder();
+    let mut log = Log::new(dir.path());
+    let checkpoint = dir.path().join("checkpoint");
+    let change_checkpoint = |at: u64| {
+        let file = fs::File::options().write(true).open(&checkpoint).unwrap();
+        file.write_all_at(&77_i64.to_be_bytes(), at).unwrap();
+    };
+    let markers = || ["stock", "unsynced"].map(|name| dir.path().join(name).exists());
+    for _ in 0..4 {
+        log.append("orders", 0, b"", b"an order");
+    }
+    fixture::recover(dir.path());
+    change_checkpoint(100);
+    fixture::recover(dir.path());
+    assert_eq!(markers(), [false, false], "no broker writes there");
+
+    log.restart_queue("orders", 0);
+    log.append("orders", 0, b"", b"a new order");
+    change_checkpoint(0);
+    // As ConsumeQueues in RocksDB lie there.
+    fs::write(dir.path().join("consumequeue/CURRENT"), b"MANIFEST-000004").unwrap();
+    fs::write(dir.path().join("consumequeue/orders/notes"), b"").unwrap();
+    let recovered = fixture::recover(dir.path());
+    assert_eq!(recovered.log.queue_offsets.iter().map(|(_, _, next)| next.get()).collect::<Vec<_>>(), [1]);
+    assert_eq!(markers(), [true, true]);
 }
 
 #[test]
