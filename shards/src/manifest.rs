@@ -37,17 +37,25 @@ impl Manifest {
         }
     }
 
-    /// Writes the manifest of a new store, durably and at once.
+    /// Writes the manifest of a store that has none, durably and at once.
     ///
     /// # Errors
-    /// The folder cannot be written.
+    /// The folder cannot be written. There is no manifest then, as before.
     pub(crate) fn write(&self, root: &Path) -> io::Result<()> {
-        let new = root.join("manifest.tmp");
-        let mut file = File::create(&new)?;
-        file.write_all(&SEAL.encode(self))?;
-        file.sync_all()?;
-        fs::rename(&new, root.join(FILE_NAME))?;
-        File::open(root)?.sync_all()
+        let (new, path) = (root.join("manifest.tmp"), root.join(FILE_NAME));
+        let write = || {
+            let mut file = File::create(&new)?;
+            file.write_all(&SEAL.encode(self))?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            File::open(root)?.sync_all()
+        };
+        let written = write();
+        if written.is_err() {
+            let _ = fs::remove_file(&new);
+            let _ = fs::remove_file(&path);
+        }
+        written
     }
 
     /// Removes the manifest, durably: the folder is no store any more.

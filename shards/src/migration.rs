@@ -30,16 +30,16 @@ use crate::recovery::{
 };
 use crate::segment::{SegmentError, list_segments, segment_path, segment_start};
 use crate::side_writer::{abort_path, remove_abort};
-use crate::store_dir::{StoreDir, StoreDirError, lock_against_stock, lock_root};
+use crate::store_dir::{
+    STOCK_ASIDE, StoreDir, StoreDirError, forget_stock_aside, lock_against_stock, lock_root,
+};
 
 mod unsupported;
 
-/// What a stock broker derived from its log; built anew.
-const DERIVED: [&str; 2] = ["consumequeue", "index"];
-/// Behind the name of a derived folder while its successor is built.
-const ASIDE_SUFFIX: &str = ".of-stock";
+/// What a stock broker derived from its log, and how far it says that all of it is durable; made anew.
+const MADE_ANEW: [&str; 3] = ["consumequeue", "index", "checkpoint"];
 
-/// Why a store cannot be taken over. It is as it was.
+/// Why a store cannot be taken over. It is where and as it was, unless the error says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
     #[error(
@@ -70,6 +70,13 @@ pub enum AdoptError {
     Recovery(#[from] RecoveryError),
     #[error("cannot take over {path}: {source}")]
     Io { path: PathBuf, source: io::Error },
+    #[error(
+        "{reason}; after that, {path} could not be made again what it was: {source}; adopt it once more when the disk works, or move what is in \
+         {path}/{STOCK_ASIDE} back to {path}, over what is there, and remove {path}/{STOCK_MARKER}"
+    )]
+    NotPutBack { reason: Box<Self>, path: PathBuf, source: io::Error },
+    #[error("{reason}; after that, {from} could not be moved back to {to}: {source}; move it there yourself")]
+    NotMovedBack { reason: Box<Self>, from: PathBuf, to: PathBuf, source: io::Error },
 }
 
 /// A store that was taken over.
@@ -116,43 +123,48 @@ pub fn adopt(
     let was_there = root.exists();
     fs::create_dir_all(root).map_err(failed(root))?;
     let root = &fs::canonicalize(root).map_err(failed(root))?;
-    let shard_dir = root.join("shard-0");
-    let is_in_place = *stock == shard_dir;
-    let take_over = || {
-        if root.starts_with(stock) {
-            return Err(AdoptError::Inside { root: root.clone(), store: stock.clone() });
-        }
-        let _lock = lock_root(root)?;
-        let has_manifest = Manifest::read(root).map_err(failed(root))?.is_ok_and(|found| found.is_some());
-        if has_manifest || !is_in_place && (shard_dir.exists() || root.join("commitlog").exists()) {
-            return Err(AdoptError::RootInUse { path: root.clone() });
-        }
-        if !is_in_place {
-            move_folder(stock, &shard_dir)?;
-        }
-        let taken = derive(&shard_dir, segment_bytes, progress);
-        if taken.is_err() && !is_in_place {
-            move_folder(&shard_dir, stock)?;
-        }
-        let (report, messages, was_clean) = taken?;
-        let manifest = Manifest {
-            store_id: random_store_id().map_err(failed(root))?,
-            shards: 1,
-            segment_bytes,
-            node: node.to_owned(),
-        };
-        manifest.write(root).map_err(failed(root))?;
-        let (root, shard_dir) = (root.clone(), shard_dir.clone());
-        Ok(Adopted { root, shard_dir, segment_bytes, was_clean, report, messages })
-    };
-    let mut take_over = take_over;
-    let adopted = take_over();
+    let adopted = adopt_into(root, stock, segment_bytes, node, progress);
     if adopted.is_err() && !was_there {
         // What was made for nothing goes, unless somebody else has put something into it.
         let _ = fs::remove_file(root.join("lock"));
         let _ = fs::remove_dir(root);
     }
     adopted
+}
+
+/// Makes `stock` the shard of the folder `root`, which is there.
+fn adopt_into(
+    root: &Path,
+    stock: &Path,
+    segment_bytes: u64,
+    node: &str,
+    progress: &mut dyn FnMut(RecoveryProgress),
+) -> Result<Adopted, AdoptError> {
+    let failed = |source| AdoptError::Io { path: root.to_owned(), source };
+    if root.starts_with(stock) {
+        return Err(AdoptError::Inside { root: root.to_owned(), store: stock.to_owned() });
+    }
+    let _lock = lock_root(root)?;
+    let shard_dir = root.join("shard-0");
+    let is_in_place = *stock == shard_dir;
+    let has_manifest = Manifest::read(root).map_err(failed)?.is_ok_and(|found| found.is_some());
+    if has_manifest || !is_in_place && (shard_dir.exists() || root.join("commitlog").exists()) {
+        return Err(AdoptError::RootInUse { path: root.to_owned() });
+    }
+    let mut make_store = || {
+        let store_id = random_store_id().map_err(failed)?;
+        Manifest { store_id, shards: 1, segment_bytes, node: node.to_owned() }.write(root).map_err(failed)
+    };
+    let (report, messages, was_clean) = if is_in_place {
+        take_over(&shard_dir, segment_bytes, progress, &mut make_store)?
+    } else {
+        move_folder(stock, &shard_dir)?;
+        sync_parents(stock, &shard_dir)
+            .map_err(failed)
+            .and_then(|()| take_over(&shard_dir, segment_bytes, progress, &mut make_store))
+            .map_err(|reason| move_back(&shard_dir, stock, reason))?
+    };
+    Ok(Adopted { root: root.to_owned(), shard_dir, segment_bytes, was_clean, report, messages })
 }
 
 /// The size of the CommitLog files, from the first one.
@@ -171,66 +183,110 @@ fn segment_bytes_of(stock: &Path) -> Result<u64, AdoptError> {
 }
 
 fn move_folder(from: &Path, to: &Path) -> Result<(), AdoptError> {
-    let failed = |source: io::Error| match source.kind() {
+    fs::rename(from, to).map_err(|source| match source.kind() {
         io::ErrorKind::CrossesDevices => {
             AdoptError::OtherFileSystem { from: from.to_owned(), to: to.to_owned() }
         }
         _ => AdoptError::Io { path: from.to_owned(), source },
-    };
-    fs::rename(from, to).map_err(failed)?;
-    for folder in [from.parent(), to.parent()].into_iter().flatten() {
-        StdDisk.sync_dir(folder).map_err(failed)?;
-    }
-    Ok(())
+    })
 }
 
-type Derived = (RecoveryReport, Vec<(String, u64)>, bool);
+/// Makes it durable that what was at `from` is at `to`.
+fn sync_parents(from: &Path, to: &Path) -> io::Result<()> {
+    [from.parent(), to.parent()].into_iter().flatten().try_for_each(|folder| StdDisk.sync_dir(folder))
+}
 
-/// Builds ConsumeQueues and index from the log. What the stock broker had built is put back when that fails.
-fn derive(
+/// Moves the folder of the stock broker back to where it was, for a `reason`, which is returned.
+fn move_back(from: &Path, to: &Path, reason: AdoptError) -> AdoptError {
+    if let Err(source) = fs::rename(from, to) {
+        let (reason, from, to) = (Box::new(reason), from.to_owned(), to.to_owned());
+        return AdoptError::NotMovedBack { reason, from, to, source };
+    }
+    // Should the power go before this is durable, the folder is found in the other place, where it can be adopted as well.
+    let _ = sync_parents(from, to);
+    match reason {
+        AdoptError::NotPutBack { reason, source, .. } => {
+            AdoptError::NotPutBack { reason, path: to.to_owned(), source }
+        }
+        reason => reason,
+    }
+}
+
+type TakenOver = (RecoveryReport, Vec<(String, u64)>, bool);
+
+/// Builds ConsumeQueues and index from the log, and lets `make_store` make the folder a part of a store. When anything of that fails, all is
+/// put back as the stock broker had left it.
+fn take_over(
     dir: &Path,
     segment_bytes: u64,
     progress: &mut dyn FnMut(RecoveryProgress),
-) -> Result<Derived, AdoptError> {
+    make_store: &mut dyn FnMut() -> Result<(), AdoptError>,
+) -> Result<TakenOver, AdoptError> {
     let failed = |source| AdoptError::Io { path: dir.to_owned(), source };
-    let was_clean = !abort_path(dir).exists();
-    let checkpoint = match fs::read(Checkpoint::path(dir)) {
-        Ok(bytes) => Some(bytes),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(failed(error)),
+    let before = Before::of(dir).map_err(failed)?;
+    let mut build = || {
+        set_aside(dir).map_err(failed)?;
+        keep_places(dir, segment_bytes)?;
+        let recovered = recover_shard(&StdDisk, dir, &ShardConfig::new(segment_bytes), progress)?;
+        remove_abort(&StdDisk, dir).map_err(failed)?;
+        make_store()?;
+        Ok(recovered)
     };
-    set_aside(dir).map_err(failed)?;
-    keep_places(dir, segment_bytes)?;
-    let recovered = recover_shard(&StdDisk, dir, &ShardConfig::new(segment_bytes), progress);
-    let recovered = match recovered {
-        Ok(recovered) => recovered,
-        Err(error) => {
-            put_back(dir, was_clean, checkpoint.as_deref()).map_err(failed)?;
-            return Err(error.into());
+    match build() {
+        Ok(recovered) => {
+            // Not before there is a store: until then this is what a further attempt goes by.
+            forget_stock_aside(dir);
+            Ok((recovered.report.clone(), recovered.messages(), before.was_clean))
         }
-    };
-    remove_abort(&StdDisk, dir).map_err(failed)?;
-    for name in DERIVED {
-        StdDisk.remove_dir_all(&aside(dir, name)).map_err(failed)?;
+        Err(reason) => match put_back(dir, &before) {
+            Ok(()) => Err(reason),
+            Err(source) => {
+                Err(AdoptError::NotPutBack { reason: Box::new(reason), path: dir.to_owned(), source })
+            }
+        },
     }
-    Ok((recovered.report.clone(), recovered.messages(), was_clean))
 }
 
+/// What there was of a stock broker before it was taken over.
+struct Before {
+    was_clean: bool,
+    /// Whether there was each of [`MADE_ANEW`].
+    had: [bool; MADE_ANEW.len()],
+}
+
+impl Before {
+    fn of(dir: &Path) -> io::Result<Self> {
+        let mut had = [false; MADE_ANEW.len()];
+        for (had, name) in had.iter_mut().zip(MADE_ANEW) {
+            *had = dir.join(name).try_exists()? || aside(dir, name).try_exists()?;
+        }
+        Ok(Self { was_clean: !abort_path(dir).try_exists()?, had })
+    }
+}
+
+/// Where what the stock broker had as `name` is while its successor is built.
 fn aside(dir: &Path, name: &str) -> PathBuf {
-    dir.join(format!("{name}{ASIDE_SUFFIX}"))
+    dir.join(STOCK_ASIDE).join(name)
+}
+
+/// Removes a file, or a folder with all it holds; a missing one is no error.
+fn remove(path: &Path) -> io::Result<()> {
+    if path.is_dir() { StdDisk.remove_dir_all(path) } else { StdDisk.remove_file(path) }
 }
 
 /// Leaves of what is derived nothing that recovery could go on from, and says how far it may trust the log's end.
 fn set_aside(dir: &Path) -> io::Result<()> {
-    for name in DERIVED {
+    StdDisk.create_dir_all(&dir.join(STOCK_ASIDE))?;
+    for name in MADE_ANEW {
         let (current, aside) = (dir.join(name), aside(dir, name));
-        if aside.exists() {
+        if aside.try_exists()? {
             // An adoption before this one was cut short: what is there now is what it had built.
-            StdDisk.remove_dir_all(&current)?;
-        } else if current.exists() {
+            remove(&current)?;
+        } else if current.try_exists()? {
             fs::rename(&current, &aside)?;
         }
     }
+    StdDisk.sync_dir(&dir.join(STOCK_ASIDE))?;
     for stale in [Positions::path(dir), dir.join(damage::FILE_NAME)] {
         StdDisk.remove_file(&stale)?;
     }
@@ -257,24 +313,23 @@ fn keep_places(dir: &Path, segment_bytes: u64) -> Result<(), AdoptError> {
     Ok(())
 }
 
-fn put_back(dir: &Path, was_clean: bool, checkpoint: Option<&[u8]>) -> io::Result<()> {
-    for name in DERIVED {
+fn put_back(dir: &Path, before: &Before) -> io::Result<()> {
+    for (name, had) in MADE_ANEW.into_iter().zip(before.had) {
         let (current, aside) = (dir.join(name), aside(dir, name));
-        StdDisk.remove_dir_all(&current)?;
-        if aside.exists() {
+        if aside.try_exists()? {
+            remove(&current)?;
             fs::rename(&aside, &current)?;
+        } else if !had {
+            remove(&current)?;
         }
     }
+    StdDisk.remove_dir_all(&dir.join(STOCK_ASIDE))?;
     for ours in [STOCK_MARKER, UNSYNCED_MARKER, damage::FILE_NAME] {
         StdDisk.remove_file(&dir.join(ours))?;
     }
     StdDisk.remove_file(&Positions::path(dir))?;
     Positions::forget_set_aside(&StdDisk, dir)?;
-    match checkpoint {
-        Some(bytes) => fs::write(Checkpoint::path(dir), bytes)?,
-        None => StdDisk.remove_file(&Checkpoint::path(dir))?,
-    }
-    if was_clean { remove_abort(&StdDisk, dir) } else { StdDisk.sync_dir(dir) }
+    if before.was_clean { remove_abort(&StdDisk, dir) } else { StdDisk.sync_dir(dir) }
 }
 
 /// Why a store cannot be given to a stock broker. Its messages are as they were.
@@ -296,6 +351,23 @@ pub enum ReleaseError {
     Exists { path: PathBuf },
     #[error("cannot move {from} to {to}, give it where it is: {source}")]
     Move { from: PathBuf, to: PathBuf, source: io::Error },
+    #[error(
+        "cannot move {from} to {to}: {reason}; after that, the manifest of {root} could not be written again: {source}; `ringmq store adopt \
+         {from} --data {root} --node {node}` writes it"
+    )]
+    NoManifest {
+        from: PathBuf,
+        to: PathBuf,
+        reason: io::Error,
+        root: PathBuf,
+        node: String,
+        source: io::Error,
+    },
+    #[error(
+        "{from} was moved to {to} and is ready for a stock broker, but the disk does not say that this survives a power cut: {source}; after one, \
+         look for it in both places"
+    )]
+    NotDurable { from: PathBuf, to: PathBuf, source: io::Error },
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
     #[error("cannot prepare {path}: {source}")]
@@ -353,22 +425,89 @@ pub fn release(
     StdDisk.sync_dir(&log_dir).map_err(failed)?;
     Checkpoint::unmark(&StdDisk, &dir).map_err(failed)?;
     remove_abort(&StdDisk, &dir).map_err(failed)?;
+    // Were it there when the folder is adopted again, it would be taken for what the stock broker has left.
+    StdDisk.remove_dir_all(&dir.join(STOCK_ASIDE)).map_err(failed)?;
     let store_dir = match to {
         None => dir.clone(),
-        Some(to) => {
-            move_away(store.root(), &dir, to)?;
-            fs::canonicalize(to).map_err(failed)?
-        }
+        Some(to) => move_away(&store, to, &|folder| StdDisk.sync_dir(folder))?,
     };
     let node = store.node().to_owned();
     Ok(Released { store_dir, segment_bytes, node, report: recovered.report })
 }
 
-fn move_away(root: &Path, dir: &Path, to: &Path) -> Result<(), ReleaseError> {
-    let failed = |source| ReleaseError::Move { from: dir.to_owned(), to: to.to_owned(), source };
-    let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::rename(dir, to).map_err(failed)?;
-    StdDisk.sync_dir(parent).map_err(failed)?;
-    // Without its shard the store would be taken for an empty one.
-    Manifest::remove(root).map_err(failed)
+/// Moves the only shard of the store to `to`, as an absolute path, which is returned; it is no store any more then. `sync` makes the names in a
+/// folder durable.
+fn move_away(
+    store: &StoreDir,
+    to: &Path,
+    sync: &dyn Fn(&Path) -> io::Result<()>,
+) -> Result<PathBuf, ReleaseError> {
+    let (root, from) = (store.root(), store.shard_dir(0));
+    let to = std::path::absolute(to).map_err(|source| ReleaseError::Move {
+        from: from.clone(),
+        to: to.to_owned(),
+        source,
+    })?;
+    // The manifest goes first: without its shard the store would be taken for an empty one, and the shard without it can be adopted.
+    if let Err(reason) = Manifest::remove(root).and_then(|()| fs::rename(&from, &to)) {
+        return Err(match store.manifest().write(root) {
+            Ok(()) => ReleaseError::Move { from, to, source: reason },
+            Err(source) => {
+                let (root, node) = (root.to_owned(), store.node().to_owned());
+                ReleaseError::NoManifest { from, to, reason, root, node, source }
+            }
+        });
+    }
+    let synced = to.parent().into_iter().chain([root]).try_for_each(sync);
+    match synced {
+        Ok(()) => Ok(to),
+        Err(source) => Err(ReleaseError::NotDurable { from, to, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store_dir::StoreSettings;
+
+    fn store(root: &Path) -> StoreDir {
+        let settings = StoreSettings {
+            shards: Some(1),
+            shards_if_new: 1,
+            segment_bytes: None,
+            node: "ringmq".to_owned(),
+        };
+        StoreDir::open(root, &settings).unwrap()
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_moved_away_is_the_same_store_afterwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(&dir.path().join("data"));
+        let nowhere = dir.path().join("none/store");
+        let error = move_away(&store, &nowhere, &|_| Ok(())).unwrap_err();
+        assert!(matches!(error, ReleaseError::Move { .. }), "{error}");
+        let manifest = Manifest::read(store.root()).unwrap().unwrap();
+        assert_eq!(manifest.as_ref(), Some(store.manifest()));
+
+        // When not even the manifest can be written.
+        fs::create_dir(store.root().join("manifest.tmp")).unwrap();
+        let error = move_away(&store, &nowhere, &|_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("ringmq store adopt"), "{error}");
+    }
+
+    #[test]
+    fn a_store_that_has_moved_is_said_to_have_moved_also_when_the_disk_refuses_to_sync() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(&dir.path().join("data"));
+        let to = dir.path().join("store");
+        let sync = |_: &Path| {
+            let manifest = Manifest::read(store.root()).unwrap().unwrap();
+            assert_eq!(manifest, None, "a start would make an empty shard");
+            Err(io::Error::other("the disk is gone"))
+        };
+        let error = move_away(&store, &to, &sync).unwrap_err();
+        assert!(matches!(error, ReleaseError::NotDurable { .. }), "{error}");
+        assert!(to.join("commitlog").is_dir() && !store.shard_dir(0).exists());
+    }
 }

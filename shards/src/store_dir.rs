@@ -16,7 +16,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::damage::KnownDamage;
-use crate::io::disk::{StdDisk, lock_file};
+use crate::io::disk::{Disk, StdDisk, lock_file};
 use crate::limits::{SEGMENT_BYTES, SEGMENT_BYTES_MIN};
 use crate::log_failure;
 use crate::manifest::{Manifest, random_store_id};
@@ -24,6 +24,9 @@ use crate::sealed_file::SealedFileError;
 
 /// Folders of a shard that must be there before anything is written into it.
 const SHARD_FOLDERS: [&str; 4] = ["commitlog", "consumequeue", "index", "config"];
+
+/// Folder in a shard's folder in which an adoption keeps what a stock broker had made, until there is a manifest.
+pub(crate) const STOCK_ASIDE: &str = "of-stock";
 
 /// What a configuration wants of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +142,7 @@ impl StoreDir {
             }
         }
         store.lock_shards()?;
+        (0..store.shards()).for_each(|index| forget_stock_aside(&store.shard_dir(index)));
         Ok(store)
     }
 
@@ -166,6 +170,10 @@ impl StoreDir {
     /// The store's folder.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.manifest
     }
 
     /// Name of the node that the store was made for.
@@ -238,6 +246,15 @@ fn process_in(mut lock: File) -> String {
 
 fn shard_dir(root: &Path, index: u32) -> PathBuf {
     root.join(format!("shard-{index}"))
+}
+
+/// Removes what an adoption that is complete has kept of a stock broker. Nobody needs it, so that an error is told only; the next start tries
+/// again.
+pub(crate) fn forget_stock_aside(shard_dir: &Path) {
+    let path = shard_dir.join(STOCK_ASIDE);
+    if let Err(error) = StdDisk.remove_dir_all(&path) {
+        tracing::warn!(path = %path.display(), %error, "what a stock broker had derived could not be removed; the next start tries again");
+    }
 }
 
 /// Locks the root folder of a store.

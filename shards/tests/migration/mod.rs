@@ -11,6 +11,7 @@ use shards::recovery::{ShardConfig, recover_shard};
 use shards::store_dir::{StoreDir, StoreDirError, StoreSettings};
 use shards::verify::verify_shard;
 
+use crate::damage::{Contents, contents};
 use crate::fixture::{self, Log};
 
 /// A store as a stock broker leaves it after a clean stop: two topics, and what it derives and writes besides.
@@ -33,27 +34,41 @@ fn stock_store(dir: &Path) -> (PathBuf, Log) {
     fs::create_dir_all(store.join("compaction/compactionLog")).unwrap();
     fs::write(store.join("compaction/position-checkpoint"), b"{}").unwrap();
     fs::write(store.join("config/topics.json"), b"{\"topicConfigTable\":{}}").unwrap();
-    fs::write(store.join("checkpoint"), [0; 4096]).unwrap();
+    let mut checkpoint = [0; 4096];
+    checkpoint[..8].copy_from_slice(&1_600_000_000_000_i64.to_be_bytes());
+    fs::write(store.join("checkpoint"), checkpoint).unwrap();
     (store, log)
+}
+
+/// A store whose first file of the log is gone, and with it all messages of a queue of five.
+fn aged_store(dir: &Path) -> PathBuf {
+    let store = dir.join("store");
+    let mut log = Log::new(&store);
+    let mut entries = Vec::new();
+    for _ in 0..5 {
+        let at = log.end().get();
+        let size = u32::try_from(log.append("gone", 0, b"", b"old").len()).unwrap();
+        entries.extend([&at.to_be_bytes()[..], &size.to_be_bytes(), &[0; 8]].concat());
+    }
+    while log.end().get() <= fixture::SEGMENT_BYTES {
+        log.append("orders", 0, b"", &[7; 60_000]);
+    }
+    fs::remove_file(store.join("commitlog/00000000000000000000")).unwrap();
+    entries.resize(6_000_000, 0);
+    fs::create_dir_all(store.join("consumequeue/gone/0")).unwrap();
+    fs::write(store.join("consumequeue/gone/0/00000000000000000000"), entries).unwrap();
+    store
+}
+
+/// Everything in a folder but the lock that was taken on it.
+fn picture(dir: &Path) -> (Vec<PathBuf>, Contents) {
+    let mut files = fixture::files(dir);
+    files.retain(|path| !path.ends_with("lock"));
+    (files, contents(dir))
 }
 
 fn settings(node: &str) -> StoreSettings {
     StoreSettings { shards: None, shards_if_new: 2, segment_bytes: None, node: node.to_owned() }
-}
-
-fn files_below(dir: &Path) -> Vec<(PathBuf, u64)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files_below(&path));
-        } else {
-            let bytes = path.metadata().unwrap().len();
-            found.push((path, bytes));
-        }
-    }
-    found.sort();
-    found
 }
 
 #[test]
@@ -75,29 +90,16 @@ fn a_stock_store_becomes_the_only_shard_of_a_node() {
     let shard = opened.shard_dir(0);
     assert!(shard.join("config/topics.json").exists() && !shard.join("abort").exists());
     assert_eq!(shard.join("consumequeue/orders/0/00000000000000000000").metadata().unwrap().len(), 6_000_000);
-    assert!(!files_below(&shard).iter().any(|(path, _)| path.to_string_lossy().contains("of-stock")));
-    let other = StoreDir::open(&data, &settings("m"));
-    assert!(other.is_err(), "it is open, and for another node");
+    assert!(!shard.join("of-stock").exists());
+    drop(opened);
+    let other = StoreDir::open(&data, &settings("m")).unwrap_err();
+    assert!(matches!(other, StoreDirError::OtherNode { .. }), "{other}");
 }
 
 #[test]
 fn a_queue_whose_messages_the_stock_broker_has_removed_goes_on_where_it_was() {
     let dir = fixture::folder();
-    let store = dir.path().join("store");
-    let mut log = Log::new(&store);
-    let mut entries = Vec::new();
-    for _ in 0..5 {
-        let at = log.end().get();
-        let size = u32::try_from(log.append("gone", 0, b"", b"old").len()).unwrap();
-        entries.extend([&at.to_be_bytes()[..], &size.to_be_bytes(), &[0; 8]].concat());
-    }
-    while log.end().get() <= fixture::SEGMENT_BYTES {
-        log.append("orders", 0, b"", &[7; 60_000]);
-    }
-    fs::remove_file(store.join("commitlog/00000000000000000000")).unwrap();
-    entries.resize(6_000_000, 0);
-    fs::create_dir_all(store.join("consumequeue/gone/0")).unwrap();
-    fs::write(store.join("consumequeue/gone/0/00000000000000000000"), entries).unwrap();
+    let store = aged_store(dir.path());
     // As ConsumeQueues in RocksDB lie there, and what people leave behind.
     fs::write(store.join("consumequeue/CURRENT"), b"MANIFEST-000004").unwrap();
     fs::write(store.join("consumequeue/gone/notes"), b"").unwrap();
@@ -123,7 +125,7 @@ fn a_store_that_was_moved_by_hand_is_adopted_where_it_is() {
     assert!(refusal.contains("ringmq store adopt"), "{refusal}");
     // An adoption that was cut short has left what it had built.
     fs::write(data.join("shard-0/abort"), b"").unwrap();
-    fs::create_dir(data.join("shard-0/consumequeue.of-stock")).unwrap();
+    fs::create_dir_all(data.join("shard-0/of-stock/consumequeue")).unwrap();
     let adopted = adopt(&data.join("shard-0"), &data, "n", &mut |_| {}).unwrap();
     assert_eq!((adopted.report.records, adopted.was_clean), (31, false));
     assert!(StoreDir::open(&data, &settings("n")).is_ok());
@@ -136,14 +138,11 @@ fn what_cannot_be_taken_over_stays_as_it_was() {
     // Message 15 of queue 0 is nowhere, and nothing is damaged.
     log.skip_queue_offset("orders", 0);
     log.append("orders", 0, b"", b"an order");
-    let before = files_below(&store);
+    let before = picture(&store);
     let data = dir.path().join("data");
     let error = adopt(&store, &data, "n", &mut |_| {}).unwrap_err();
     assert!(matches!(error, AdoptError::Recovery(_)), "{error}");
-    let mut after = files_below(&store);
-    after.retain(|(path, _)| !path.ends_with("lock"));
-    assert_eq!(after, before);
-    assert_eq!(fs::read(store.join("consumequeue/orders/0/00000000000000000000")).unwrap(), [7; 100]);
+    assert!(picture(&store) == before);
     assert!(!data.exists());
 
     let error = adopt(&dir.path().join("nothing"), &data, "n", &mut |_| {}).unwrap_err();
@@ -156,6 +155,74 @@ fn what_cannot_be_taken_over_stays_as_it_was() {
     drop(StoreDir::open(&data, &settings("n")).unwrap());
     let error = adopt(&store, &data, "n", &mut |_| {}).unwrap_err();
     assert!(matches!(error, AdoptError::RootInUse { .. }), "{error}");
+}
+
+/// The stories: the disk refused between the first change and the last, and the broker found neither its ConsumeQueues nor, once, its folder.
+#[test]
+fn an_adoption_that_fails_at_any_step_leaves_the_stock_brokers_store_as_it_was() {
+    let fails = |store: PathBuf, change: &dyn Fn(&Path, &Path)| {
+        let data = store.parent().unwrap().join("data");
+        fs::create_dir(&data).unwrap();
+        change(&store, &data);
+        let before = picture(&store);
+        let error = adopt(&store, &data, "n", &mut |_| {}).unwrap_err();
+        assert!(matches!(error, AdoptError::Io { .. }), "{error}");
+        assert!(picture(&store) == before, "{:?} was {:?}", picture(&store).0, before.0);
+        assert!(!data.join("manifest").exists() && !data.join("shard-0").exists());
+    };
+    // Where the places of queues are read.
+    let dir = fixture::folder();
+    fails(aged_store(dir.path()), &|store, _| {
+        fs::create_dir_all(store.join("consumequeue/odd/0/00000000000000000000")).unwrap();
+    });
+    // Where the folder is marked as no longer in use.
+    let dir = fixture::folder();
+    fails(stock_store(dir.path()).0, &|store, _| fs::create_dir(store.join("abort")).unwrap());
+    // Where the manifest is written.
+    let dir = fixture::folder();
+    fails(stock_store(dir.path()).0, &|_, data| fs::create_dir(data.join("manifest.tmp")).unwrap());
+    // And in its place.
+    let dir = fixture::folder();
+    let (store, _log) = stock_store(dir.path());
+    let data = dir.path().join("data");
+    fs::create_dir_all(data.join("manifest.tmp")).unwrap();
+    fs::rename(&store, data.join("shard-0")).unwrap();
+    let before = picture(&data.join("shard-0"));
+    adopt(&data.join("shard-0"), &data, "n", &mut |_| {}).unwrap_err();
+    assert!(picture(&data.join("shard-0")) == before);
+}
+
+#[test]
+fn an_adoption_that_cannot_put_the_folder_back_says_why_it_failed_and_where_the_folder_is() {
+    let dir = fixture::folder();
+    let (store, _log) = stock_store(dir.path());
+    let data = dir.path().join("data");
+    fs::create_dir_all(data.join("manifest.tmp")).unwrap();
+    let mut take_its_place = |_| {
+        fs::create_dir_all(store.join("config")).unwrap();
+    };
+    let error = adopt(&store, &data, "n", &mut take_its_place).unwrap_err();
+    let AdoptError::NotMovedBack { reason, from, to, .. } = &error else { panic!("{error}") };
+    assert!(matches!(**reason, AdoptError::Io { .. }), "{reason}");
+    assert_eq!((from, to), (&data.join("shard-0"), &store));
+    assert_eq!(fs::read(from.join("consumequeue/orders/0/00000000000000000000")).unwrap(), [7; 100]);
+}
+
+#[test]
+fn what_an_adoption_kept_of_the_stock_broker_is_never_taken_for_a_later_brokers() {
+    let dir = fixture::folder();
+    let store = aged_store(dir.path());
+    let data = dir.path().join("data");
+    adopt(&store, &data, "n", &mut |_| {}).unwrap();
+    let aside = data.join("shard-0/of-stock");
+    // As when the power went behind the manifest.
+    let keep = || fs::create_dir_all(aside.join("consumequeue/gone/0")).unwrap();
+    keep();
+    drop(StoreDir::open(&data, &settings("n")).unwrap());
+    assert!(!aside.exists());
+    keep();
+    release(&data, Some(&store), &mut |_| {}).unwrap();
+    assert!(!store.join("of-stock").exists());
 }
 
 #[test]
@@ -239,7 +306,7 @@ fn a_store_is_given_away_and_comes_back() {
     assert_eq!((released.report.end, released.node.as_str()), (log.end(), "n"));
     assert_eq!(released.store_dir, data.join("shard-0"));
     assert!(!data.join("shard-0/abort").exists());
-    assert_eq!(files_below(&data.join("shard-0/commitlog")).len(), 1);
+    assert_eq!(fixture::files(&data.join("shard-0/commitlog")).len(), 1);
     drop(StoreDir::open(&data, &settings("n")).unwrap());
 
     let released = release(&data, Some(&store), &mut |_| {}).unwrap();
