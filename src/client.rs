@@ -41,8 +41,24 @@ const PERM_READ_WRITE: i32 = 6;
 #[derive(Debug)]
 pub struct Client {
     namesrv: Vec<String>,
-    connections: HashMap<String, Connection>,
+    connections: HashMap<String, Numbered>,
+    /// Connections that were opened so far: the number of the last.
+    opened: u64,
     timeout: Duration,
+}
+
+/// A connection and its number, which no other connection of the client has.
+#[derive(Debug)]
+struct Numbered {
+    number: u64,
+    connection: Connection,
+}
+
+/// Which request on which connection.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    connection: u64,
+    opaque: i32,
 }
 
 /// A message that was sent and whose answer was not taken.
@@ -50,7 +66,7 @@ pub struct Client {
 pub struct SendUnderWay {
     queue: Queue,
     unique_key: String,
-    opaque: i32,
+    begun: Begun,
 }
 
 /// Where the broker stored a message.
@@ -115,7 +131,7 @@ impl Client {
     pub fn new(namesrv: &str) -> Self {
         let namesrv =
             namesrv.split(';').map(str::trim).filter(|addr| !addr.is_empty()).map(str::to_owned).collect();
-        Self { namesrv, connections: HashMap::new(), timeout: CALL_TIMEOUT }
+        Self { namesrv, connections: HashMap::new(), opened: 0, timeout: CALL_TIMEOUT }
     }
 
     /// The same with another bound on each call.
@@ -148,16 +164,18 @@ impl Client {
         body: &[u8],
         timeout: Duration,
     ) -> Result<Answer, ClientError> {
-        let answer = self.connection(addr)?.call(code, ext, body, timeout);
+        let answer = self.connection(addr)?.connection.call(code, ext, body, timeout);
         if answer.is_err() {
             self.connections.remove(addr);
         }
         answer
     }
 
-    fn connection(&mut self, addr: &str) -> Result<&mut Connection, ClientError> {
+    fn connection(&mut self, addr: &str) -> Result<&mut Numbered, ClientError> {
         if !self.connections.contains_key(addr) {
-            self.connections.insert(addr.to_owned(), Connection::open(addr, self.timeout)?);
+            let connection = Connection::open(addr, self.timeout)?;
+            self.opened += 1;
+            self.connections.insert(addr.to_owned(), Numbered { number: self.opened, connection });
         }
         Ok(self.connections.get_mut(addr).expect("inserted above when it was missing"))
     }
@@ -285,8 +303,9 @@ impl Client {
         message: &OutMessage<'_>,
         born_timestamp_ms: i64,
     ) -> Result<SendReceipt, ClientError> {
-        let under_way = self.begin_send(queue, group, message, born_timestamp_ms)?;
-        self.finish_send(under_way)
+        let begun = self.put(queue, group, message, born_timestamp_ms)?;
+        let answer = self.take(&queue.addr, begun)?;
+        receipt(&answer, message.unique_key.to_owned(), queue.broker_name.clone())
     }
 
     /// Sends a message and does not wait for the answer. Messages to one queue that are under way at the same time are stored in their
@@ -301,30 +320,8 @@ impl Client {
         message: &OutMessage<'_>,
         born_timestamp_ms: i64,
     ) -> Result<SendUnderWay, ClientError> {
-        let properties = message.encoded_properties();
-        let ext: [(&str, &dyn FieldText); 13] = [
-            ("a", &group),
-            ("b", &queue.topic),
-            ("c", &AUTO_CREATE_TOPIC),
-            ("d", &AUTO_CREATE_QUEUES),
-            ("e", &queue.queue_id),
-            ("f", &0),
-            ("g", &born_timestamp_ms),
-            ("h", &0),
-            ("i", &properties),
-            ("j", &0),
-            ("k", &false),
-            ("m", &false),
-            ("n", &queue.broker_name),
-        ];
-        let timeout = self.timeout;
-        let begun =
-            self.connection(&queue.addr)?.begin(request::SEND_MESSAGE_V2, &ext, message.body, timeout);
-        if begun.is_err() {
-            self.connections.remove(&queue.addr);
-        }
-        let unique_key = message.unique_key.to_owned();
-        Ok(SendUnderWay { queue: queue.clone(), unique_key, opaque: begun? })
+        let begun = self.put(queue, group, message, born_timestamp_ms)?;
+        Ok(SendUnderWay { queue: queue.clone(), unique_key: message.unique_key.to_owned(), begun })
     }
 
     /// Waits for the answer to a message that was sent.
@@ -332,25 +329,44 @@ impl Client {
     /// # Errors
     /// As [`Self::send`]; also when the connection was given up for another message.
     pub fn finish_send(&mut self, under_way: SendUnderWay) -> Result<SendReceipt, ClientError> {
-        let SendUnderWay { queue, unique_key, opaque } = under_way;
-        let code = request::SEND_MESSAGE_V2;
-        let Some(connection) = self.connections.get_mut(&queue.addr) else {
-            let source = io::Error::new(io::ErrorKind::NotConnected, "the connection was given up");
-            return Err(ClientError::Broken { addr: queue.addr, code, source });
-        };
-        let answer = connection.finish(code, opaque, self.timeout);
-        if answer.is_err() {
+        let SendUnderWay { queue, unique_key, begun } = under_way;
+        let answer = self.take(&queue.addr, begun)?;
+        receipt(&answer, unique_key, queue.broker_name)
+    }
+
+    /// Writes a message to the connection.
+    fn put(
+        &mut self,
+        queue: &Queue,
+        group: &str,
+        message: &OutMessage<'_>,
+        born_timestamp_ms: i64,
+    ) -> Result<Begun, ClientError> {
+        let properties = message.encoded_properties();
+        let ext = send_fields(queue, &group, &born_timestamp_ms, &properties, &false);
+        let timeout = self.timeout;
+        let Numbered { number, connection } = self.connection(&queue.addr)?;
+        let number = *number;
+        let opaque = connection.begin(request::SEND_MESSAGE_V2, &ext, message.body, timeout);
+        if opaque.is_err() {
             self.connections.remove(&queue.addr);
         }
-        let answer = answer?.stored("sending a message")?;
-        Ok(SendReceipt {
-            unique_key,
-            offset_message_id: answer.field("msgId").unwrap_or_default(),
-            broker_name: queue.broker_name,
-            queue_id: answer.number("queueId")?,
-            queue_offset: answer.number("queueOffset")?,
-            code: answer.code(),
-        })
+        Ok(Begun { connection: number, opaque: opaque? })
+    }
+
+    /// Waits for the answer to a message that was written, on the connection that it was written to and no other.
+    fn take(&mut self, addr: &str, begun: Begun) -> Result<Answer, ClientError> {
+        let code = request::SEND_MESSAGE_V2;
+        let connection = self.connections.get_mut(addr).filter(|open| open.number == begun.connection);
+        let Some(Numbered { connection, .. }) = connection else {
+            let source = io::Error::new(io::ErrorKind::NotConnected, "the connection was given up");
+            return Err(ClientError::Broken { addr: addr.to_owned(), code, source });
+        };
+        let answer = connection.finish(code, begun.opaque, self.timeout);
+        if answer.is_err() {
+            self.connections.remove(addr);
+        }
+        answer?.stored("sending a message")
     }
 
     /// Sends several messages to one queue as one batch, which is stored whole or not at all. Returns the queue offset of the
@@ -369,27 +385,10 @@ impl Client {
         for message in messages {
             message.encode_in_batch(&mut body);
         }
-        self.call(
-            &queue.addr,
-            request::SEND_BATCH_MESSAGE,
-            &[
-                ("a", &group),
-                ("b", &queue.topic),
-                ("c", &AUTO_CREATE_TOPIC),
-                ("d", &AUTO_CREATE_QUEUES),
-                ("e", &queue.queue_id),
-                ("f", &0),
-                ("g", &born_timestamp_ms),
-                ("h", &0),
-                ("j", &0),
-                ("k", &false),
-                ("m", &true),
-                ("n", &queue.broker_name),
-            ],
-            &body,
-        )?
-        .stored("sending a batch")?
-        .number("queueOffset")
+        let ext = send_fields(queue, &group, &born_timestamp_ms, &"", &true);
+        self.call(&queue.addr, request::SEND_BATCH_MESSAGE, &ext, &body)?
+            .stored("sending a batch")?
+            .number("queueOffset")
     }
 
     /// Pulls from one queue.
@@ -509,10 +508,73 @@ impl Client {
     }
 }
 
+/// The header of a send, by its short names.
+fn send_fields<'a>(
+    queue: &'a Queue,
+    group: &'a &str,
+    born_timestamp_ms: &'a i64,
+    properties: &'a dyn FieldText,
+    is_batch: &'a bool,
+) -> [(&'static str, &'a dyn FieldText); 13] {
+    [
+        ("a", group),
+        ("b", &queue.topic),
+        ("c", &AUTO_CREATE_TOPIC),
+        ("d", &AUTO_CREATE_QUEUES),
+        ("e", &queue.queue_id),
+        ("f", &0),
+        ("g", born_timestamp_ms),
+        ("h", &0),
+        ("i", properties),
+        ("j", &0),
+        ("k", &false),
+        ("m", is_batch),
+        ("n", &queue.broker_name),
+    ]
+}
+
+fn receipt(answer: &Answer, unique_key: String, broker_name: String) -> Result<SendReceipt, ClientError> {
+    Ok(SendReceipt {
+        unique_key,
+        offset_message_id: answer.field("msgId").unwrap_or_default(),
+        broker_name,
+        queue_id: answer.number("queueId")?,
+        queue_offset: answer.number("queueOffset")?,
+        code: answer.code(),
+    })
+}
+
 /// Appends one `name 0x01 value 0x02` to an encoded property string.
 fn put_property(out: &mut impl BufMut, name: &str, value: &str) {
     out.put_slice(name.as_bytes());
     out.put_u8(1);
     out.put_slice(value.as_bytes());
     out.put_u8(2);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// The story: requests are numbered on each connection from one, so a message that was sent over a connection which broke took the
+    /// answer to another one on the connection that came after it.
+    #[test]
+    fn a_message_does_not_take_the_answer_to_another_one_after_a_new_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let queue = Queue { topic: "t".to_owned(), broker_name: "b".to_owned(), addr, queue_id: 0 };
+        let mut client = Client::new("").with_timeout(Duration::from_secs(2));
+        let begin = |client: &mut Client, key| {
+            client.begin_send(&queue, "p", &OutMessage::new(key, b"body"), 0).unwrap()
+        };
+        let (first, second) = (begin(&mut client, "first"), begin(&mut client, "second"));
+        drop(listener.accept().unwrap());
+        client.finish_send(first).expect_err("the connection ended");
+        let _later = [begin(&mut client, "third"), begin(&mut client, "fourth")];
+        let error = client.finish_send(second).unwrap_err();
+        assert!(matches!(error, ClientError::Broken { .. }), "{error}");
+        assert!(error.to_string().contains("was given up"), "{error}");
+    }
 }
