@@ -176,8 +176,10 @@ fn pump(
     let mut buffer = vec![0; 64 * 1024];
     loop {
         shared.await_passage(direction);
-        let Ok(bytes @ 1..) = from.read(&mut buffer) else { break };
+        let read = from.read(&mut buffer);
+        // An end, too, waits for its passage.
         shared.await_passage(direction);
+        let Ok(bytes @ 1..) = read else { break };
         renamed.iter().for_each(|(name, new)| rename(&mut buffer[..bytes], name, new));
         if to.write_all(&buffer[..bytes]).is_err() {
             break;

@@ -120,11 +120,10 @@ impl Server {
 
     /// The same when it has reason not to start: waits for its end, and returns the end of its log.
     pub(crate) fn refused_start(&mut self, settings: Settings) -> String {
-        let mut process = self.spawn(settings);
-        await_until("the end of a start that cannot be", PATIENCE, || {
-            process.try_wait().expect("ask for its state").is_some()
-        });
-        assert!(!process.wait().expect("it has ended").success(), "it should have refused");
+        self.process = Some(self.spawn(settings));
+        await_until("the end of a start that cannot be", PATIENCE, || !self.is_running());
+        let status = self.process.take().expect("started").wait().expect("it has ended");
+        assert!(!status.success(), "it should have refused");
         self.log_end()
     }
 
@@ -214,9 +213,13 @@ impl Server {
     }
 
     /// A metric, summed over its labels.
+    ///
+    /// # Panics
+    /// When the page has no metric of this name.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let text = self.http_body("GET /metrics");
-        let of_name = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+        let mut of_name = text.lines().filter(|line| line.starts_with(&format!("{name}{{"))).peekable();
+        assert!(of_name.peek().is_some(), "the metrics page has no {name}:\n{text}");
         of_name.map(|line| line.rsplit_once(' ').expect("a value").1.parse::<f64>().expect("a number")).sum()
     }
 
