@@ -3,21 +3,17 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
-use ringmq::client::{OutMessage, Pull};
 
 use crate::support::load::Ledger;
+use crate::support::raw_peer::{connect, frame, read_frame, request};
 use crate::support::server::{Server, Settings};
+use crate::support::witness::Witness;
 use crate::support::{alone, number_from_env};
 
-/// How long the server may take to react, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// Growth of the resident memory that bad peers may cause, together.
 const GROWTH_BYTES_MAX: u64 = 192 << 20;
 
@@ -30,52 +26,6 @@ enum Reaction {
     Answered(Vec<u8>),
     /// Neither, in a time in which an answer would have come.
     Nothing,
-}
-
-/// A client that goes on sending and receiving beside the attacks.
-pub(crate) struct Witness {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<(u64, Duration)>,
-}
-
-impl Witness {
-    pub(crate) fn start(server: &Server, ledger: &Ledger) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (mut client, queue, stopped) = (server.client(), ledger.topic[0].clone(), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || {
-            let (mut messages, mut longest) = (0, Duration::ZERO);
-            while !stopped.load(Ordering::Relaxed) {
-                let start = Instant::now();
-                let body = format!("witness {messages}");
-                let message = OutMessage::new(&body, body.as_bytes());
-                let receipt = client.send(&queue, "witness", &message, 0).expect("the witness sends");
-                let pull = Pull {
-                    group: "witness",
-                    offset: receipt.queue_offset,
-                    messages_max: 1,
-                    subscription: "*",
-                    hold: None,
-                };
-                let pulled = client.pull(&queue, &pull).expect("the witness pulls");
-                let found = pulled.messages().next().expect("a message").expect("a readable message");
-                assert_eq!(found.body, body.as_bytes());
-                longest = longest.max(start.elapsed());
-                messages += 1;
-            }
-            (messages, longest)
-        });
-        Self { stop, thread }
-    }
-
-    pub(crate) fn finish(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let (messages, longest) = self.thread.join().expect("the witness was disturbed");
-        println!("the witness sent and received {messages} messages, the slowest took {longest:?}");
-        assert!(
-            messages > 0 && longest < Duration::from_secs(10),
-            "the slowest of {messages} took {longest:?}"
-        );
-    }
 }
 
 #[test]
@@ -248,12 +198,6 @@ fn half_open_connections(server: &Server, count: usize) -> Vec<TcpStream> {
         .collect()
 }
 
-pub(crate) fn connect(address: &str) -> TcpStream {
-    let stream = TcpStream::connect(address).expect("connect");
-    stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
-    stream
-}
-
 /// What comes back for these bytes on a connection of their own.
 fn react(address: &str, bytes: &[u8]) -> Reaction {
     let mut stream = connect(address);
@@ -263,33 +207,13 @@ fn react(address: &str, bytes: &[u8]) -> Reaction {
 }
 
 fn read_reaction(stream: &mut TcpStream) -> Reaction {
-    let mut length = [0; 4];
-    match stream.read_exact(&mut length) {
-        Ok(()) => {
-            let length = u32::from_be_bytes(length) as usize;
-            assert!(length <= 16 << 20, "an answer of {length} bytes");
-            let mut answer = vec![0; length];
-            stream.read_exact(&mut answer).expect("the rest of the answer");
-            Reaction::Answered(answer)
-        }
+    match read_frame(stream) {
+        Ok(answer) => Reaction::Answered(answer),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
             Reaction::Nothing
         }
         Err(_) => Reaction::Ended,
     }
-}
-
-pub(crate) fn request(code: i32, flag: i32, opaque: i32, fields: &str, body: &[u8]) -> Vec<u8> {
-    let header = format!(
-        "{{\"code\":{code},\"language\":\"OTHER\",\"version\":317,\"opaque\":{opaque},\"flag\":{flag},\"extFields\":{fields}}}"
-    );
-    frame(0, header.as_bytes(), body)
-}
-
-fn frame(serialise_type: u8, header: &[u8], body: &[u8]) -> Vec<u8> {
-    let total = u32::try_from(4 + header.len() + body.len()).expect("a small frame");
-    let header_word = u32::from(serialise_type) << 24 | u32::try_from(header.len()).expect("a small header");
-    [&total.to_be_bytes()[..], &header_word.to_be_bytes(), header, body].concat()
 }
 
 /// A binary header with these lengths of remark and fields, whatever follows.

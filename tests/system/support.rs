@@ -7,10 +7,12 @@ pub(crate) mod java;
 pub(crate) mod load;
 pub(crate) mod program;
 pub(crate) mod proxy;
+pub(crate) mod raw_peer;
 pub(crate) mod scenarios;
 pub(crate) mod server;
 pub(crate) mod small_disk;
 pub(crate) mod stock_broker;
+pub(crate) mod witness;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
