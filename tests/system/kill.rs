@@ -62,6 +62,34 @@ fn random_settings(random: &mut StdRng) -> Settings {
     }
 }
 
+/// Ends a round: kills the server in one of the ways and starts it with other settings. `seen` is asked in between what clients saw. How
+/// long the server went on before it was killed.
+fn kill_and_restart(
+    server: &mut Server,
+    random: &mut StdRng,
+    round: u32,
+    seen: impl FnOnce() -> String,
+) -> Duration {
+    let stop = Stop::ALL[random.random_range(0..Stop::ALL.len())];
+    let went_on = stop.end(server, random);
+    let seen = seen();
+    let settings = random_settings(random);
+    println!("round {round}: {stop:?}, {seen}; next {settings:?}");
+    server.start_again(settings);
+    went_on
+}
+
+/// What came together in so much time under load; then the server's regular end.
+fn tell_and_stop(server: &mut Server, ledger: &Ledger, under_load: Duration) {
+    let rate = ledger.acknowledged as f64 / under_load.as_secs_f64();
+    println!(
+        "{} messages acknowledged in {under_load:.1?} of load, {rate:.0} a second; {} stored",
+        ledger.acknowledged,
+        ledger.read()
+    );
+    assert!(server.stop().success(), "SIGTERM at the end");
+}
+
 /// How long it really was.
 fn sleep_for(ms: u64) -> Duration {
     let began = Instant::now();
@@ -87,28 +115,26 @@ fn what_was_acknowledged_or_read_survives_kills() {
         };
         let readers = Readers::start(&server.namesrv(), &ledger.topic, &ledger);
         let load = Load::start_with(&server.namesrv(), &ledger.topic, amount, IN_FLIGHT);
-        under_load += sleep_for(random.random_range(50..1000));
-        let stop = Stop::ALL[random.random_range(0..Stop::ALL.len())];
-        under_load += stop.end(&mut server, &mut random);
-        let before = ledger.acknowledged;
-        load.enter_into(&mut ledger);
-        let read = readers.enter_into(&mut ledger);
-        let settings = random_settings(&mut random);
-        let acknowledged = ledger.acknowledged - before;
-        println!("round {round}: {stop:?}, {acknowledged} acknowledged, {read} read; next {settings:?}");
-        assert!(acknowledged > 0 && read > 0, "{acknowledged} acknowledged, {read} read in round {round}");
-        server.start_again(settings);
+        let began = Instant::now();
+        load.await_first();
+        readers.await_first();
+        under_load += began.elapsed() + sleep_for(random.random_range(50..1000));
+        under_load += kill_and_restart(&mut server, &mut random, round, || {
+            let before = ledger.acknowledged;
+            load.enter_into(&mut ledger);
+            let read = readers.enter_into(&mut ledger);
+            let acknowledged = ledger.acknowledged - before;
+            assert!(
+                acknowledged > 0 && read > 0,
+                "{acknowledged} acknowledged, {read} read in round {round}"
+            );
+            format!("{acknowledged} acknowledged, {read} read")
+        });
         ledger.verify(&server);
     }
     ledger.rewind();
     ledger.verify(&server);
-    let rate = ledger.acknowledged as f64 / under_load.as_secs_f64();
-    println!(
-        "{} messages acknowledged in {under_load:.1?} of load, {rate:.0} a second; {} stored",
-        ledger.acknowledged,
-        ledger.read()
-    );
-    assert!(server.stop().success(), "SIGTERM at the end");
+    tell_and_stop(&mut server, &ledger, under_load);
 }
 
 /// Of the test with Java clients, which take their time to come back.
@@ -142,23 +168,12 @@ fn stock_java_clients_go_on_over_kills_and_pauses_and_lose_nothing() {
             server.resume();
             under_load += sleep_for(random.random_range(1..1000));
         }
-        let stop = Stop::ALL[random.random_range(0..Stop::ALL.len())];
-        under_load += stop.end(&mut server, &mut random);
-        let settings = random_settings(&mut random);
-        println!(
-            "round {round}: {stop:?}, {} acknowledged, {} consumed; next {settings:?}",
-            crew.acknowledged() - acknowledged,
-            crew.consumed() - consumed
-        );
-        server.start_again(settings);
+        under_load += kill_and_restart(&mut server, &mut random, round, || {
+            let (acknowledged, consumed) = (crew.acknowledged() - acknowledged, crew.consumed() - consumed);
+            format!("{acknowledged} acknowledged, {consumed} consumed")
+        });
     }
     crew.enter_into(&mut ledger);
     ledger.verify(&server);
-    let rate = ledger.acknowledged as f64 / under_load.as_secs_f64();
-    println!(
-        "{} messages acknowledged in {under_load:.1?} of load, {rate:.0} a second; {} stored",
-        ledger.acknowledged,
-        ledger.read()
-    );
-    assert!(server.stop().success(), "SIGTERM at the end");
+    tell_and_stop(&mut server, &ledger, under_load);
 }

@@ -1,12 +1,15 @@
 //! Load with a memory: senders that note what was acknowledged, and a ledger that reads everything back.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ringmq::client::{Client, MessageView, OutMessage, Pull, Pulled, Queue, SendUnderWay};
 use ringmq::remoting::code::response::PULL_NOT_FOUND;
 
+use super::await_until;
 use super::enduring::Placed;
 use super::server::Server;
 
@@ -14,6 +17,8 @@ use super::server::Server;
 const BODY_BYTES_MIN: usize = 12;
 /// How long a reader's request is held while nothing comes.
 const READER_HOLD: Duration = Duration::from_secs(5);
+/// How long the first message may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Who sent a message, and as which of its messages. Its body follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,6 +76,8 @@ pub(crate) struct Amount {
 /// Senders at work.
 pub(crate) struct Load {
     senders: Vec<JoinHandle<Sent>>,
+    /// Messages that were acknowledged to any of them.
+    acknowledged: Arc<AtomicU64>,
 }
 
 /// What a sender knows at its end.
@@ -88,11 +95,18 @@ impl Load {
 
     /// With so many messages of each sender in flight.
     pub(crate) fn start_with(namesrv: &str, queues: &[Queue], amount: Amount, in_flight_max: usize) -> Self {
+        let acknowledged = Arc::new(AtomicU64::new(0));
         let senders = (amount.first_sender..amount.first_sender + amount.senders).map(|sender| {
             let (client, queues) = (Client::new(namesrv), queues.to_vec());
-            std::thread::spawn(move || send(client, &queues, sender, amount, in_flight_max))
+            let acknowledged = Arc::clone(&acknowledged);
+            std::thread::spawn(move || send(client, &queues, sender, amount, in_flight_max, &acknowledged))
         });
-        Self { senders: senders.collect() }
+        Self { senders: senders.collect(), acknowledged }
+    }
+
+    /// Waits until a message was acknowledged.
+    pub(crate) fn await_first(&self) {
+        await_until("the first acknowledgement", PATIENCE, || self.acknowledged.load(Ordering::Relaxed) > 0);
     }
 
     /// Waits for the senders and enters what they know.
@@ -109,7 +123,14 @@ impl Load {
     }
 }
 
-fn send(mut client: Client, queues: &[Queue], sender: u32, amount: Amount, in_flight_max: usize) -> Sent {
+fn send(
+    mut client: Client,
+    queues: &[Queue],
+    sender: u32,
+    amount: Amount,
+    in_flight_max: usize,
+    acknowledged: &AtomicU64,
+) -> Sent {
     let mut sent = Sent { acked: Vec::new(), in_flight: Vec::new() };
     let mut window = VecDeque::new();
     for number in 0..amount.messages {
@@ -127,9 +148,11 @@ fn send(mut client: Client, queues: &[Queue], sender: u32, amount: Amount, in_fl
         }
         let is_last = has_failed || number + 1 == amount.messages;
         // The server went away, or ends and says so.
-        if !take_answers(&mut client, &mut window, if is_last { 0 } else { in_flight_max - 1 }, &mut sent)
-            || is_last
-        {
+        let before = sent.acked.len();
+        let are_good =
+            take_answers(&mut client, &mut window, if is_last { 0 } else { in_flight_max - 1 }, &mut sent);
+        acknowledged.fetch_add((sent.acked.len() - before) as u64, Ordering::Relaxed);
+        if !are_good || is_last {
             break;
         }
     }
@@ -161,16 +184,25 @@ fn take_answers(
 /// Consumers of all queues, one each, who read on as messages come until the server is gone.
 pub(crate) struct Readers {
     queues: Vec<JoinHandle<Vec<(u64, Id)>>>,
+    /// Messages that any of them has read.
+    read: Arc<AtomicU64>,
 }
 
 impl Readers {
     /// They begin where the ledger has read to.
     pub(crate) fn start(namesrv: &str, queues: &[Queue], ledger: &Ledger) -> Self {
+        let read = Arc::new(AtomicU64::new(0));
         let readers = queues.iter().zip(&ledger.queues).map(|(queue, known)| {
             let (client, queue, from) = (Client::new(namesrv), queue.clone(), known.read_to);
-            std::thread::spawn(move || read_until_gone(client, &queue, from))
+            let read = Arc::clone(&read);
+            std::thread::spawn(move || read_until_gone(client, &queue, from, &read))
         });
-        Self { queues: readers.collect() }
+        Self { queues: readers.collect(), read }
+    }
+
+    /// Waits until a message was read.
+    pub(crate) fn await_first(&self) {
+        await_until("the first message that is read", PATIENCE, || self.read.load(Ordering::Relaxed) > 0);
     }
 
     /// Waits for their end. What they saw must stay where they saw it, as if it were acknowledged. Returns how much that was.
@@ -191,7 +223,7 @@ impl Readers {
     }
 }
 
-fn read_until_gone(mut client: Client, queue: &Queue, from: u64) -> Vec<(u64, Id)> {
+fn read_until_gone(mut client: Client, queue: &Queue, from: u64, read: &AtomicU64) -> Vec<(u64, Id)> {
     let mut seen = Vec::new();
     let mut next = from;
     loop {
@@ -202,6 +234,7 @@ fn read_until_gone(mut client: Client, queue: &Queue, from: u64) -> Vec<(u64, Id
         for id in ids(&pulled, queue, next) {
             seen.push((next, id));
             next += 1;
+            read.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
