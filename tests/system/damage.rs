@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use ringmq::client::{OutMessage, Pull, Queue};
 
 use crate::support::java::Java;
+use crate::support::program;
 use crate::support::scenarios::Scenarios;
 use crate::support::server::{Server, Settings};
 use crate::support::{await_until, beside_others};
@@ -153,17 +153,10 @@ fn a_stock_push_consumer_gets_all_around_the_damage_and_goes_on() {
     assert!((server.metric("ringmq_damaged_ranges") - 3.0).abs() < 0.1, "two of the four touch");
 }
 
-/// Runs a command on the server's store; its exit code and what it printed.
+/// Runs a command on the server's store; its exit code, what it printed and what it told.
 fn store(server: &Server, args: &[&str]) -> (i32, String, String) {
-    let (command, more) = args.split_first().expect("a command");
-    let output = Command::new(env!("CARGO_BIN_EXE_ringmq"))
-        .args(["store", command])
-        .arg(server.data())
-        .args(more)
-        .output()
-        .expect("run ringmq store");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().expect("it ends by itself"), text(&output.stdout), text(&output.stderr))
+    let data = server.data();
+    program::store(&[args, &[data.to_str().expect("text")]].concat(), None)
 }
 
 #[test]

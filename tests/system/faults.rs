@@ -2,12 +2,12 @@
 //! nothing any more and says so everywhere, the other shard goes on, and what was acknowledged is there after a restart. Needs a build
 //! with debug assertions.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ringmq::client::{Client, OutMessage, Pull, Queue};
 
 use crate::support::load::{Amount, Ledger, Load};
+use crate::support::program;
 use crate::support::server::{Server, Settings};
 use crate::support::{alone, await_until, beside_others};
 
@@ -307,13 +307,10 @@ fn a_start_passes_over_what_the_disk_does_not_give_back_and_leaves_an_end_alone_
     assert_eq!(consume(&server, &queue), expected);
     assert_eq!(server.client().max_offset(&queue).expect("ask for the end"), MESSAGES as u64 + 1);
     assert!(server.stop().success(), "SIGTERM");
-    let verified = Command::new(env!("CARGO_BIN_EXE_ringmq"))
-        .args(["store", "verify", "-o", "json"])
-        .arg(server.data())
-        .env("DISK_FAULTS", server.disk_faults())
-        .output()
-        .expect("run ringmq store verify");
-    let report: serde_json::Value = serde_json::from_slice(&verified.stdout).expect("JSON");
+    let data = server.data();
+    let verify = ["verify", "-o", "json", data.to_str().expect("text")];
+    let (_, verified, _) = program::store(&verify, Some(&server.disk_faults()));
+    let report: serde_json::Value = serde_json::from_str(&verified).expect("JSON");
     assert_eq!(report["shards"][0]["lost_messages"].as_u64(), Some(lost as u64), "{report}");
 
     // The disk gives everything back again: nothing was changed in the log.

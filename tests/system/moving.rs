@@ -4,11 +4,11 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
 
 use crate::support::beside_others;
 use crate::support::disk_dir;
 use crate::support::java::Java;
+use crate::support::program::store;
 use crate::support::scenarios::Scenarios;
 use crate::support::server::{Server, Settings};
 use crate::support::stock_broker::{StockBroker, StockSettings};
@@ -18,22 +18,19 @@ fn settings() -> Settings {
     Settings { shards: 1, ..Settings::default().co_located() }
 }
 
-/// Runs `ringmq store`; its exit code and what it printed.
-fn store(args: &[&str]) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_ringmq"))
-        .arg("store")
-        .args(args)
-        .output()
-        .expect("run ringmq store");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.success(), text(&output.stdout) + &text(&output.stderr))
+/// Runs `ringmq store`, which has to succeed; what it printed.
+fn must(args: &[&str]) -> String {
+    let (code, text, told) = store(args, None);
+    assert!(code == 0, "ringmq store {args:?}: {code} {text}{told}");
+    println!("{text}{told}");
+    text + &told
 }
 
-fn must(args: &[&str]) -> String {
-    let (is_done, text) = store(args);
-    assert!(is_done, "ringmq store {args:?}: {text}");
-    println!("{text}");
-    text
+/// Runs `ringmq store`, which has reason to refuse; what it says.
+fn refused(args: &[&str]) -> String {
+    let (code, text, told) = store(args, None);
+    assert!(code != 0, "ringmq store {args:?}: {text}{told}");
+    text + &told
 }
 
 fn text_of(path: &Path) -> &str {
@@ -55,7 +52,7 @@ fn a_store_moves_from_a_stock_broker_to_ringmq_and_back_with_all_that_is_in_it()
     clients.play(&["moving_write"]);
     clients.play(&["moving_half"]);
     clients.play(&["moving_remember"]);
-    let (_, text) = store(&["adopt", text_of(&stock_store), "--data", text_of(&data)]);
+    let text = refused(&["adopt", text_of(&stock_store), "--data", text_of(&data)]);
     assert!(text.contains("a RocketMQ broker is running on"), "{text}");
     broker.stop();
     let text = must(&["adopt", text_of(&stock_store), "--data", text_of(&data)]);
@@ -68,7 +65,7 @@ fn a_store_moves_from_a_stock_broker_to_ringmq_and_back_with_all_that_is_in_it()
     clients.play(&["moving_read"]);
     clients.play(&["moving_write"]);
     clients.play(&["moving_remember"]);
-    let (_, text) = store(&["release", text_of(&data)]);
+    let text = refused(&["release", text_of(&data)]);
     assert!(text.contains("in use by process"), "{text}");
     assert!(server.stop().success(), "SIGTERM");
 
@@ -81,7 +78,7 @@ fn a_store_moves_from_a_stock_broker_to_ringmq_and_back_with_all_that_is_in_it()
     clients.play(&["moving_write"]);
     clients.play(&["moving_half"]);
     clients.play(&["moving_remember"]);
-    let (_, text) = store(&["verify", text_of(&data)]);
+    let text = refused(&["verify", text_of(&data)]);
     assert!(text.contains("a RocketMQ broker is running on"), "{text}");
     broker.kill();
 

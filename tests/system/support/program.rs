@@ -1,4 +1,4 @@
-//! Programs that the tests need besides Rust: found, or named together with what installs them.
+//! Programs that run to their end: `ringmq store`, and what the tests need besides Rust, found, or named together with what installs it.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -18,6 +18,18 @@ pub(crate) fn run(command: &mut Command, help: &str) -> Output {
         String::from_utf8_lossy(&output.stderr),
     );
     output
+}
+
+/// Runs `ringmq store` to the end, with the faults of a disk when there is a file of them; its exit code, what it printed, and what it told
+/// on standard error.
+pub(crate) fn store(args: &[&str], disk_faults: Option<&Path>) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringmq"));
+    if let Some(faults) = disk_faults {
+        command.env("DISK_FAULTS", faults);
+    }
+    let output = command.arg("store").args(args).output().expect("run ringmq store");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().expect("it ends by itself"), text(&output.stdout), text(&output.stderr))
 }
 
 /// Whether `made` is there and younger than every file below `source`.
