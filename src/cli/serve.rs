@@ -28,17 +28,28 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example configuration (all keys are optional):
 
+  node_name = \"ringmq\"     # shard 0 is known to clients as ringmq-0
+  brokerClusterName = \"DefaultCluster\"
   flushDiskType = \"SYNC_FLUSH\"
   mappedFileSizeCommitLog = \"1GiB\"
   metrics_port = 5557      # on 127.0.0.1; 0 for none
   stages = false           # measure the time of every stage of every message
+  autoCreateTopicEnable = true           # topics come into being with their first message
+  autoCreateSubscriptionGroup = true     # and groups when they are first named
+  defaultTopicQueueNums = 8  # queues of such a topic, at most
   serverChannelMaxIdleTimeSeconds = 120  # a connection on which nothing moves for so long is closed
   scrub_interval_s = 604800  # check all that is stored in this time, again and again; 0 for never
   fileReservedTime = 72    # hours that messages are kept
   deleteWhen = \"04\"        # hours of the day in which old files go; \"04;16\" for two
   diskMaxUsedSpaceRatio = 75       # percent; on a fuller disk old files go at any hour
+  cleanFileForciblyEnable = false  # whether the oldest files go before their time on a disk that is too full
+  diskSpaceCleanForciblyRatio = 85 # percent; on a fuller disk they do
   diskSpaceWarningLevelRatio = 90  # percent; on a fuller disk no messages are taken
   disk_reserve = \"64MiB\"  # what a new CommitLog file leaves free
+  placement = \"co-located\" # both halves of a shard on one core; or \"spread\"; only without [[core]] tables
+  hot_tail = \"64MiB\"      # newest messages kept in memory, per shard
+  cold_cache = \"16MiB\"    # older ones that were read from the disk, per shard
+  spin = \"0us\"            # how long a core looks for work before it sleeps
   [[core]]
   cpu = 0
   log = [0]                # shards whose CommitLog lives here
@@ -185,4 +196,27 @@ fn end_process_on_panic() {
         print(panic);
         std::process::abort();
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::text::KEYS;
+
+    #[test]
+    fn the_help_has_every_key_of_the_configuration_and_its_example_can_be_used() {
+        let command = <Args as clap::Args>::augment_args(clap::Command::new("serve"));
+        let help = command.get_after_help().expect("an example").to_string();
+        let (_, example) = help.split_once("\n\n").expect("a line, then the example");
+        let typed = ConfigText::parse(example, "help").unwrap();
+        Config::resolve(typed, 2, &[0, 1]).unwrap();
+        for key in KEYS {
+            let is_flag = command.get_arguments().any(|flag| flag.get_long() == Some(&key.replace('_', "-")));
+            let lines = || example.lines().map(str::trim_start);
+            let is_in_example = lines().any(|line| {
+                line.starts_with(&format!("{key} = ")) || line.starts_with(&format!("[[{key}]]"))
+            });
+            assert!(is_flag || is_in_example, "{key} is neither a flag nor in the example");
+        }
+    }
 }

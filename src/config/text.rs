@@ -89,7 +89,8 @@ pub struct WriteBuffersText {
     pub count: Option<usize>,
 }
 
-const KEYS: [&str; 30] = [
+/// The keys of a configuration file.
+pub(crate) const KEYS: [&str; 30] = [
     "node_name",
     "brokerClusterName",
     "host",

@@ -32,10 +32,18 @@ enum State {
 pub(super) fn check(shard_dir: &Path) -> io::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for path in paths(shard_dir) {
-        findings.extend(changed_elsewhere(&path)?);
-        findings.extend(damaged_backup(&path)?);
-        let State::Damaged(what) = state(&path)? else { continue };
-        let (lost, cure) = match state(&backup(&path))? {
+        let (file, before) = (ReadFile::read(path.clone())?, ReadFile::read(backup(&path))?);
+        findings.extend(file.changed_elsewhere());
+        match &before.state {
+            State::Damaged(what) => findings.push(before.finding(
+                what,
+                "nothing, as long as the file that came after it is good",
+                "none needed: it is replaced with the next change",
+            )),
+            State::Good | State::Missing => findings.extend(before.changed_elsewhere()),
+        }
+        let State::Damaged(what) = &file.state else { continue };
+        let (lost, cure) = match before.state {
             State::Good => (
                 "what was changed since the version before, which is beside it",
                 "none needed: a start uses the version before",
@@ -44,56 +52,9 @@ pub(super) fn check(shard_dir: &Path) -> io::Result<Vec<Finding>> {
                 ("all that it held", "restore it from a copy, or ringmq store repair, which moves it away")
             }
         };
-        let bytes = fs::metadata(&path)?.len();
-        findings.push(Finding {
-            part: Part::Config,
-            file: path,
-            offset: 0,
-            bytes,
-            what,
-            lost: lost.to_owned(),
-            cure: cure.to_owned(),
-        });
+        findings.push(file.finding(what, lost, cure));
     }
     Ok(findings)
-}
-
-/// A file of offsets that a start uses, but not as it was written: the offsets are right, another byte is not.
-fn changed_elsewhere(path: &Path) -> io::Result<Option<Finding>> {
-    if state(path)? != State::Good {
-        return Ok(None);
-    }
-    let contents = fs::read(path)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let is_as_written = match name.trim_end_matches(".bak") {
-        "consumerOffset.json" => consumer_offset::is_as_written(&contents),
-        "delayOffset.json" => delay_offset::is_as_written(&contents),
-        _ => true,
-    };
-    Ok((!is_as_written).then(|| Finding {
-        part: Part::Config,
-        file: path.to_owned(),
-        offset: 0,
-        bytes: contents.len() as u64,
-        what: "it is not as it was written, though none of its offsets has changed".to_owned(),
-        lost: "nothing".to_owned(),
-        cure: "none needed: it is written anew when an offset changes".to_owned(),
-    }))
-}
-
-/// What is wrong with the version before of a file, which a start would use if it had to.
-fn damaged_backup(path: &Path) -> io::Result<Option<Finding>> {
-    let backup = backup(path);
-    let State::Damaged(what) = state(&backup)? else { return changed_elsewhere(&backup) };
-    Ok(Some(Finding {
-        part: Part::Config,
-        offset: 0,
-        bytes: fs::metadata(&backup)?.len(),
-        file: backup,
-        what,
-        lost: "nothing, as long as the file that came after it is good".to_owned(),
-        cure: "none needed: it is replaced with the next change".to_owned(),
-    }))
 }
 
 /// Puts the version before in the place of each damaged file, or moves that away; says what was done.
@@ -103,12 +64,12 @@ fn damaged_backup(path: &Path) -> io::Result<Option<Finding>> {
 pub(super) fn repair(shard_dir: &Path) -> io::Result<Vec<String>> {
     let mut done = Vec::new();
     for path in paths(shard_dir) {
-        let State::Damaged(_) = state(&path)? else { continue };
+        let State::Damaged(_) = ReadFile::read(path.clone())?.state else { continue };
         let mut damaged = path.clone().into_os_string();
         damaged.push(".damaged");
         fs::rename(&path, &damaged)?;
         let backup = backup(&path);
-        if state(&backup)? == State::Good {
+        if ReadFile::read(backup.clone())?.state == State::Good {
             fs::copy(&backup, &path)?;
             done.push(format!("put the version before in the place of {}", path.display()));
         } else {
@@ -129,12 +90,58 @@ fn backup(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn state(path: &Path) -> io::Result<State> {
-    match fs::read(path) {
-        Ok(contents) if contents.is_empty() => Ok(State::Missing),
-        Ok(contents) => Ok(try_to_use(path, &contents).map_or_else(State::Damaged, |()| State::Good)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(State::Missing),
-        Err(error) => Err(error),
+/// A file, or its version before, as it was read.
+struct ReadFile {
+    path: PathBuf,
+    contents: Vec<u8>,
+    state: State,
+}
+
+impl ReadFile {
+    fn read(path: PathBuf) -> io::Result<Self> {
+        let contents = match fs::read(&path) {
+            Ok(contents) => contents,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let state = if contents.is_empty() {
+            State::Missing
+        } else {
+            try_to_use(&path, &contents).map_or_else(State::Damaged, |()| State::Good)
+        };
+        Ok(Self { path, contents, state })
+    }
+
+    /// When a start uses it, but not as it was written: the offsets are right, another byte is not.
+    fn changed_elsewhere(&self) -> Option<Finding> {
+        if self.state != State::Good {
+            return None;
+        }
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let is_as_written = match name.trim_end_matches(".bak") {
+            "consumerOffset.json" => consumer_offset::is_as_written(&self.contents),
+            "delayOffset.json" => delay_offset::is_as_written(&self.contents),
+            _ => true,
+        };
+        (!is_as_written).then(|| {
+            self.finding(
+                "it is not as it was written, though none of its offsets has changed",
+                "nothing",
+                "none needed: it is written anew when an offset changes",
+            )
+        })
+    }
+
+    fn finding(&self, what: &str, lost: &str, cure: &str) -> Finding {
+        Finding {
+            part: Part::Config,
+            file: self.path.clone(),
+            offset: 0,
+            bytes: self.contents.len() as u64,
+            what: what.to_owned(),
+            lost: lost.to_owned(),
+            cure: cure.to_owned(),
+        }
     }
 }
 
