@@ -16,7 +16,7 @@ use ringmq::config::text::ConfigText;
 use ringmq::namesrv::NameServer;
 use ringmq::remoting::body::subscription_group::SubscriptionGroupConfig;
 use ringmq::remoting::body::topic::TopicConfig;
-use shards::limits::{QUEUES_PER_TOPIC_MAX, TOPICS_MAX};
+use shards::limits::{GROUPS_MAX, QUEUES_PER_TOPIC_MAX, TOPICS_MAX};
 use shards::position::QueueOffset;
 
 use crate::fuzzing::{mutate, text};
@@ -101,6 +101,10 @@ fn identity() -> Identity {
     }
 }
 
+fn listed_groups(table: &SubscriptionGroupTable) -> BTreeMap<String, SubscriptionGroupConfig> {
+    table.iter().map(|config| (config.group_name.clone(), (**config).clone())).collect()
+}
+
 /// Tables of topics and groups: written and read back; changed, they are refused with the file's name, or hold nothing that a broker
 /// would not make itself.
 pub(crate) fn tables(random: &mut StdRng) {
@@ -160,8 +164,24 @@ pub(crate) fn tables(random: &mut StdRng) {
     after.load(&file).expect("our own file");
     assert!(groups.iter().all(|config| after.get(&config.group_name) == Some(config)));
     mutate(random, &mut file);
-    if let Err(error) = SubscriptionGroupTable::new(true).load(&file) {
-        assert!(error.to_string().contains("subscriptionGroup.json"), "{error}");
+    let mut after = SubscriptionGroupTable::new(true);
+    let own = listed_groups(&after);
+    let mut loaded = Ok(());
+    let used = allocation_counter::measure(|| loaded = after.load(&file));
+    assert!(used.bytes_max <= bound(file.len()), "{} bytes took {}", file.len(), used.bytes_max);
+    match loaded {
+        Ok(()) => {
+            assert!(after.len() <= GROUPS_MAX);
+            for config in after.iter() {
+                let name = &config.group_name;
+                assert!(after.get(name) == Some(config), "{name:?} is not found by its name");
+            }
+            assert!(own.keys().all(|name| after.get(name).is_some()), "the system's groups are gone");
+        }
+        Err(error) => {
+            assert!(error.to_string().contains("subscriptionGroup.json"), "{error}");
+            assert_eq!(listed_groups(&after), own, "a file that is refused changes nothing");
+        }
     }
 }
 
@@ -255,6 +275,24 @@ pub(crate) fn configuration(random: &mut StdRng) {
     }
 }
 
+/// Keys of the file that [`configuration`] writes, and what decides about them.
+const KEYS: [&str; 14] = [
+    "port",
+    "node_name",
+    "defaultTopicQueueNums",
+    "hot_tail",
+    "scrub_interval_s",
+    "flushDiskType",
+    "shards",
+    "cores",
+    "CPU",
+    "log",
+    "serve",
+    "write_buffers",
+    "ring_depth",
+    "spin",
+];
+
 /// What was typed is resolved, or refused with its key and its value.
 fn resolve(typed: ConfigText) {
     let shards = typed.wanted_shards().unwrap_or(1).min(4096);
@@ -263,6 +301,9 @@ fn resolve(typed: ConfigText) {
             assert!((1..=QUEUES_PER_TOPIC_MAX).contains(&config.default_topic_queues));
             assert!(config.cores.iter().all(|core| core.cpu < 2));
         }
-        Err(error) => assert!(!error.to_string().is_empty()),
+        Err(error) => {
+            let text = error.to_string();
+            assert!(KEYS.iter().any(|key| text.contains(key)), "no key is named: {text}");
+        }
     }
 }

@@ -3,8 +3,9 @@
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
+use shards::record::RecordView;
 
-use super::running_shard::{RunningShard, on_core};
+use super::running_shard::{Client, RunningShard, on_core};
 use super::shard::{Ask, TestShard, answers};
 use crate::processor::connection_closed;
 use crate::processor::send::batch;
@@ -104,7 +105,7 @@ fn whatever_is_asked_is_answered_once_and_the_broker_goes_on() {
 }
 
 /// Every request that this broker knows, and one that it does not.
-const CODES: [i32; 35] = [
+const CODES: [i32; 37] = [
     request::SEND_MESSAGE,
     request::SEND_MESSAGE_V2,
     request::SEND_BATCH_MESSAGE,
@@ -139,6 +140,8 @@ const CODES: [i32; 35] = [
     request::GET_PRODUCER_CONNECTION_LIST,
     request::GET_TOPIC_STATS_INFO,
     request::GET_CONSUME_STATS,
+    request::QUERY_TOPIC_CONSUME_BY_WHO,
+    request::DELETE_EXPIRED_COMMITLOG,
     99_999,
 ];
 /// Good fields of the requests besides those in [`GOOD`].
@@ -172,8 +175,52 @@ const BODIES: [&str; 5] = [
     "not JSON",
 ];
 
+/// A message of the topic `Orders` and the place that the answer named.
+struct Acknowledged {
+    queue_id: String,
+    offset: String,
+    body: Vec<u8>,
+}
+
+/// Looks for each message at its place; how many there are.
+async fn find_acknowledged(client: &Client, messages: Vec<Acknowledged>) -> u64 {
+    // Somebody may have taken queues or rights from the topic.
+    let topic: [(&str, &dyn FieldText); 8] = [
+        ("topic", &"Orders"),
+        ("defaultTopic", &"TBW102"),
+        ("readQueueNums", &8),
+        ("writeQueueNums", &8),
+        ("perm", &6),
+        ("topicFilterType", &"SINGLE_TAG"),
+        ("topicSysFlag", &0),
+        ("order", &false),
+    ];
+    let answer = client.ask(request::UPDATE_AND_CREATE_TOPIC, &topic, &[]).await;
+    assert_eq!(answer.code, response::SUCCESS, "{answer:?}");
+    for Acknowledged { queue_id, offset, body } in &messages {
+        let pull: [(&str, &dyn FieldText); 10] = [
+            ("consumerGroup", &"reader"),
+            ("topic", &"Orders"),
+            ("queueId", queue_id),
+            ("queueOffset", offset),
+            ("maxMsgNums", &1),
+            ("sysFlag", &4),
+            ("commitOffset", &0),
+            ("suspendTimeoutMillis", &0),
+            ("subscription", &"*"),
+            ("subVersion", &0),
+        ];
+        let answer = client.ask(request::PULL_MESSAGE, &pull, &[]).await;
+        assert_eq!(answer.code, response::SUCCESS, "{offset} of queue {queue_id}: {answer:?}");
+        let found = RecordView::parse(&answer.body).expect("a whole message");
+        assert_eq!(found.queue_offset().to_string(), *offset);
+        assert_eq!(found.body(), body, "{offset} of queue {queue_id}");
+    }
+    messages.len() as u64
+}
+
 /// What a client says of itself, what tools ask and change, and messages in between: each is answered once, and what was acknowledged is
-/// there at the end.
+/// there until its topic goes, or at the end.
 #[test]
 fn every_request_that_is_known_is_answered_once_whatever_it_says() {
     let number = |name: &str| Some(std::env::var(name).ok()?.parse::<u64>().expect("a number"));
@@ -185,6 +232,7 @@ fn every_request_that_is_known_is_answered_once_whatever_it_says() {
         let shard = RunningShard::open(&dir).await;
         let client = shard.client();
         let (mut good, mut committed) = (0_u64, None);
+        let (mut acknowledged, mut found) = (Vec::new(), 0);
         for round in 0..rounds {
             let code = *CODES.choose(&mut random).expect("not empty");
             let mut fields: Vec<(&str, &str)> = GOOD.iter().chain(&MORE_GOOD).copied().collect();
@@ -215,6 +263,11 @@ fn every_request_that_is_known_is_answered_once_whatever_it_says() {
             }
             let ext: Vec<(&str, &dyn FieldText)> =
                 fields.iter().map(|(name, value)| (*name, value as &dyn FieldText)).collect();
+            let value =
+                |wanted: &str| fields.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
+            if code == request::DELETE_TOPIC_IN_BROKER && value("topic") == Some("Orders") {
+                found += find_acknowledged(&client, std::mem::take(&mut acknowledged)).await;
+            }
             if random.random_bool(0.05) {
                 let opaque = client.send(code, &ext, &body, true).await;
                 assert!(!client.is_answered(opaque), "round {round}: code {code} was one-way");
@@ -223,8 +276,6 @@ fn every_request_that_is_known_is_answered_once_whatever_it_says() {
             }
             let answer = client.ask(code, &ext, &body).await;
             good += u64::from(answer.code == response::SUCCESS);
-            let value =
-                |wanted: &str| fields.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
             let is_known = code != 99_999;
             assert_eq!(
                 answer.code != response::REQUEST_CODE_NOT_SUPPORTED,
@@ -250,6 +301,18 @@ fn every_request_that_is_known_is_answered_once_whatever_it_says() {
                         assert_eq!(answer.field("offset"), offset, "round {round}");
                     }
                 }
+                // Neither delayed nor of a transaction: it is in the queue that was asked for.
+                request::SEND_MESSAGE_V2
+                    if answer.code == response::SUCCESS
+                        && value("b") == Some("Orders")
+                        && ["f", "i", "l"]
+                            .iter()
+                            .all(|name| GOOD.contains(&(*name, value(name).unwrap_or_default()))) =>
+                {
+                    let queue_id = answer.field("queueId").to_owned();
+                    let offset = answer.field("queueOffset").to_owned();
+                    acknowledged.push(Acknowledged { queue_id, offset, body });
+                }
                 // Pulls and the removal of a topic or group change offsets, too.
                 request::PULL_MESSAGE
                 | request::LITE_PULL_MESSAGE
@@ -261,6 +324,11 @@ fn every_request_that_is_known_is_answered_once_whatever_it_says() {
         assert!(
             good * 4 > rounds,
             "only {good} of {rounds} requests had success: the test has lost its reach"
+        );
+        found += find_acknowledged(&client, acknowledged).await;
+        assert!(
+            found * 400 >= rounds.saturating_sub(400),
+            "only {found} of {rounds} requests left a message that must be there"
         );
         client.hang_up();
         shard.close().await;
