@@ -6,6 +6,9 @@
 //! that is behind with [`LAG_BYTES_PER_SCAN`] for [`LAG_SCANS_MAX`] looks in a row is closed; when memory is short, after the first. When
 //! the sum is full at two looks in a row, fronts of requests of which nothing was read in between go, until memory is not short any more.
 //!
+//! The sum is no bound of what is held: on top of it comes, for each connection, its share, the one request or answer with which it goes
+//! beyond that, and what its socket receives before it is told to stop. Against a crowd that does all this there are only the looks.
+//!
 //! [`CONNECTION_IN_FLIGHT_BYTES_MAX`]: shards::limits::CONNECTION_IN_FLIGHT_BYTES_MAX
 
 use std::cell::{Cell, RefCell};
