@@ -96,6 +96,9 @@ pub struct LogStatus {
     pub prewrite_waits: u64,
 }
 
+/// What a write that found no room says, until it finds some.
+type NoRoom = RefCell<Option<String>>;
+
 /// The log half of one shard. `!Send`: it lives and dies on its log core.
 #[derive(Debug)]
 pub struct LogShard {
@@ -108,8 +111,9 @@ pub struct LogShard {
     durable_end: Cell<PhysicalOffset>,
     counters: RefCell<LogStatus>,
     meter: LogMeter,
-    /// Set while a write finds no room: what and where.
-    no_room: RefCell<Option<String>>,
+    /// Set while a write of records, or of zeros ahead of them, finds no room: what and where.
+    no_room: NoRoom,
+    no_room_ahead: NoRoom,
     /// Set while a segment could not be made and it is too early to try again.
     segment_rests: Cell<bool>,
     stopping: Cell<bool>,
@@ -163,7 +167,8 @@ impl LogShard {
             durable_end: Cell::new(end),
             counters: RefCell::default(),
             meter: LogMeter::new(),
-            no_room: RefCell::default(),
+            no_room: NoRoom::default(),
+            no_room_ahead: NoRoom::default(),
             segment_rests: Cell::new(false),
             stopping: Cell::new(false),
             ending: Cell::new(false),
@@ -208,7 +213,11 @@ impl LogShard {
         let failed = log.has_failed().then(|| log.closed().map(ToString::to_string)).flatten();
         LogStatus {
             failed,
-            disk_full: log.disk_full().map(ToString::to_string).or_else(|| self.no_room.borrow().clone()),
+            disk_full: log
+                .disk_full()
+                .map(ToString::to_string)
+                .or_else(|| self.no_room.borrow().clone())
+                .or_else(|| self.no_room_ahead.borrow().clone()),
             placed_end: log.placed_end(),
             confirm_offset: log.confirm_offset(),
             ..self.counters.borrow().clone()
@@ -282,7 +291,7 @@ impl LogShard {
             let took = started.elapsed();
             self.meter.flushed(started, took, plan.bytes);
             self.count_flush(plan, took);
-            if !self.may_find_room(&written, file.path()).await {
+            if !self.may_find_room(&written, file.path(), &self.no_room).await {
                 break written;
             }
         };
@@ -302,21 +311,18 @@ impl LogShard {
     /// Whether a write that found no room is to be done again; waits before. Nothing of it was promised, and all of it is written anew at
     /// its place: no error is believed to be over that could have taken bytes with it. A file of the log has its room from the
     /// beginning, unless its file system cannot give it or takes some for copies.
-    async fn may_find_room(&self, written: &io::Result<()>, path: &Path) -> bool {
-        let is_full = |error: &io::Error| {
-            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        };
+    async fn may_find_room(&self, written: &io::Result<()>, path: &Path, no_room: &NoRoom) -> bool {
         match written {
             Err(error) if is_full(error) && !self.stopping.get() && !self.log.borrow().has_failed() => {
                 let what = format!("no room to write {}: {error}; free some space", path.display());
-                if self.no_room.replace(Some(what)).is_none() {
+                if no_room.replace(Some(what)).is_none() {
                     tracing::warn!(path = %path.display(), %error, "a write of the log is tried again every second");
                 }
                 sleep(ROOM_RETRY_INTERVAL).await;
                 !self.log.borrow().has_failed()
             }
             _ => {
-                self.no_room.take();
+                no_room.take();
                 false
             }
         }
@@ -430,8 +436,8 @@ impl LogShard {
 
     fn segment_not_made(self: &Rc<Self>, path: &Path, error: &io::Error) {
         // Nothing was ever written there: whatever went wrong, the log up to here is as good as before.
-        let refusal = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AppendRefusal::DiskFull {
+        let refusal = match error {
+            error if is_full(error) => AppendRefusal::DiskFull {
                 path: self.config.dir.display().to_string(),
                 free_bytes: free_bytes(&self.config.dir).unwrap_or(0),
                 needed_bytes: self.config.segment_needs_bytes(),
@@ -462,7 +468,7 @@ impl LogShard {
         };
         let written = loop {
             let written = file.write_zeros(zeros, offset).await;
-            if !self.may_find_room(&written, file.path()).await {
+            if !self.may_find_room(&written, file.path(), &self.no_room_ahead).await {
                 break written;
             }
         };
@@ -605,6 +611,11 @@ async fn sync_recovered(config: &LogShardConfig, recovered: &RecoveredLog) -> Re
         path: config.dir.clone(),
         source,
     })
+}
+
+/// Whether an error is over when there is more room.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Leaves word for recovery whether more than one flush may be lost.

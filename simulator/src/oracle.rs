@@ -76,8 +76,6 @@ pub struct Oracle {
     removed_before: PhysicalOffset,
     /// When something in a file of the log was last confirmed, by the node's clock, by the file's start.
     last_confirmed_ms: BTreeMap<PhysicalOffset, i64>,
-    /// The clock was set back: ages mean nothing.
-    clock_went_back: bool,
     /// Messages that were tampered with.
     may_be_lost: BTreeSet<u64>,
     passed_over: u64,
@@ -164,7 +162,10 @@ impl Oracle {
 
     /// The node's clock jumps by so many milliseconds.
     pub fn clock_jumps(&mut self, ms: i64) {
-        self.clock_went_back |= ms < 0;
+        if ms < 0 {
+            // The ages of what was written before mean nothing any more.
+            self.last_confirmed_ms.clear();
+        }
     }
 
     /// The node removes the files of the log before `before`, whose last write must be older than `reserved_ms`.
@@ -173,9 +174,7 @@ impl Oracle {
             .last_confirmed_ms
             .range(..before)
             .find(|(_, confirmed_ms)| confirmed_ms.saturating_add(reserved_ms) >= now_ms);
-        if let Some((segment, confirmed_ms)) = young
-            && !self.clock_went_back
-        {
+        if let Some((segment, confirmed_ms)) = young {
             let age_ms = now_ms - confirmed_ms;
             self.violate(format!(
                 "the file at {segment} is removed {age_ms} ms after its last message, {reserved_ms} were promised"

@@ -9,7 +9,7 @@ use std::time::Instant;
 use clap::ValueEnum;
 use simulator::bug::Bug;
 use simulator::corruption::{Outcome, PARTS, Part, study};
-use simulator::disk::{DiskFault, FaultKind};
+use simulator::disk::{DiskFault, FaultKind, Stop};
 use simulator::history::{catching_panics, explain, run, run_seed, shrink};
 use simulator::plan::{Act, Plan};
 use simulator::trace::Trace;
@@ -22,6 +22,8 @@ const FLIPS: usize = 1000;
 /// Flips in one and the same shard.
 const FLIPS_PER_SEED: usize = 50;
 const FLUSHES: u64 = 500;
+/// More than a start makes of a small log.
+const READS: u64 = 16;
 /// The table of bugs and seeds stands here.
 const NOTE: &str = include_str!("../../docs/simulator.md");
 
@@ -149,4 +151,23 @@ fn a_sync_that_fails_costs_no_acknowledged_message_wherever_it_strikes() {
     }
     println!("{struck} of {FLUSHES} syncs failed as they should");
     assert_eq!(struck, FLUSHES, "each of the syncs was there to fail");
+}
+
+#[test]
+fn reads_that_fail_while_a_log_is_opened_change_nothing_of_it_wherever_they_strike() {
+    let mut refused = 0;
+    for after in 0..READS {
+        let mut plan = Plan::steady(after, 60);
+        let acts = plan.steps.iter_mut().skip(30).map(|step| &mut step.act);
+        // The read of a stretch, and both of one of its blocks.
+        let fault = DiskFault { kind: FaultKind::ReadError, path_part: "commitlog", after };
+        let faulty = [Act::Disk(fault), Act::Disk(fault), Act::Disk(fault), Act::CleanStop];
+        acts.zip(faulty).for_each(|(act, faulty)| *act = faulty);
+        plan.steps[50].act = Act::Stop(Stop::Kill);
+        let mut trace = Trace::new(true);
+        let verdict = run(&plan, None, &mut trace);
+        assert_eq!(verdict.failure, None, "reads of the log that fail after {after} others");
+        refused += u64::from(trace.into_lines().iter().any(|line| line.contains("does not start")));
+    }
+    assert!(refused > 0, "some of the reads were those of a start");
 }

@@ -1,6 +1,7 @@
 //! Looks at the ages of the log's files and at the disk by the clock, lets go what is old, and stops sends while the disk is too full.
 //! Serve core; what touches the disk is done on the side thread.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,6 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 const URGENT_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the looks ask whether somebody waits.
 const TURN_INTERVAL: Duration = Duration::from_millis(250);
-/// How often queues of topics that keep their messages for a shorter time are moved on.
-const QUEUES_INTERVAL: Duration = Duration::from_secs(60);
 
 /// DELETE_EXPIRED_COMMITLOG (329): expired files go now, whatever the hour.
 pub fn delete_expired(call: &Call<'_, '_>) -> Result<Served, Refusal> {
@@ -44,7 +43,7 @@ pub(super) fn check_room(broker: &Broker) -> Result<(), Refusal> {
 /// Looks until the broker closes.
 pub async fn retain(cell: BrokerCell) {
     let mut looked: Option<Instant> = None;
-    let mut queues_moved: Option<Instant> = None;
+    let is_removing = Rc::new(Cell::new(false));
     while !cell.borrow().is_closed() {
         let interval = {
             let broker = cell.borrow();
@@ -53,31 +52,48 @@ pub async fn retain(cell: BrokerCell) {
         };
         if looked.is_none_or(|at| at.elapsed() >= interval) {
             looked = Some(Instant::now());
-            if let Err(error) = look(&cell).await {
-                tracing::error!(%error, "old CommitLog files could not be looked at or removed; trying again");
-            }
-        }
-        if queues_moved.is_none_or(|at| at.elapsed() >= QUEUES_INTERVAL) {
-            queues_moved = Some(Instant::now());
-            move_queues_on(&cell).await;
+            look(&cell, &is_removing).await;
         }
         task::sleep(TURN_INTERVAL).await;
     }
 }
 
-async fn look(cell: &BrokerCell) -> std::io::Result<()> {
+/// Looks at the disk, and starts a removal when one is due and none is under way.
+async fn look(cell: &BrokerCell, is_removing: &Rc<Cell<bool>>) {
     let survey = cell.borrow().store.survey();
-    let survey = survey.await?;
+    let survey = match survey.await {
+        Ok(survey) => survey,
+        Err(error) => return complain(cell, "looked at", &error),
+    };
     watch(&mut cell.borrow_mut(), &survey);
-    let Some(removal) = due(&mut cell.borrow_mut(), &survey) else { return Ok(()) };
+    if is_removing.get() {
+        return;
+    }
+    let Some(removal) = due(&mut cell.borrow_mut(), &survey) else { return };
     let name = cell.borrow().identity.broker_name.clone();
-    let Removal { before, files, cause } = removal;
+    let Removal { before, files, cause } = &removal;
     let used_percent = survey.usage.used_percent();
     tracing::info!(broker = name, files, log_start = %before, ?cause, used_percent, "old CommitLog files are removed");
-    let removed = cell.borrow_mut().store.remove_before(before);
-    let starts = removed.await?;
-    cell.borrow_mut().store.removed(starts);
-    Ok(())
+    is_removing.set(true);
+    let (cell, is_removing) = (Rc::clone(cell), Rc::clone(is_removing));
+    // A task of its own: however long the disk takes for it, the looks go on.
+    task::spawn(async move {
+        let removed = cell.borrow_mut().store.remove_before(removal.before);
+        match removed.await {
+            Ok(starts) => cell.borrow_mut().store.removed(starts),
+            Err(error) => complain(&cell, "removed", &error),
+        }
+        is_removing.set(false);
+    });
+}
+
+fn complain(cell: &BrokerCell, what: &str, error: &std::io::Error) {
+    let broker = cell.borrow();
+    // The side thread of a closed store answers nobody.
+    if !broker.is_closed() {
+        let dir = broker.store.dir();
+        tracing::error!(dir = %dir.display(), %error, "old CommitLog files could not be {what}; trying again");
+    }
 }
 
 /// Sends are refused, or taken again, as the disk is.

@@ -21,6 +21,8 @@ const SCRUB_PAUSE: Duration = Duration::from_secs(1);
 const SCRUB_RETRY: Duration = Duration::from_secs(5);
 /// How often silent clients are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
+/// How often queues of topics that keep their messages for a shorter time than the log is kept are moved on.
+const SHORTEN_INTERVAL: Duration = Duration::from_secs(60);
 /// How often name servers hear of everything, changed or not.
 const REGISTER_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -36,6 +38,7 @@ pub fn start(broker: &BrokerCell) {
         task::spawn(scrub(Rc::clone(broker), interval));
     }
     task::spawn(retention::retain(Rc::clone(broker)));
+    task::spawn(shorten(Rc::clone(broker)));
     task::spawn(register(Rc::clone(broker)));
     task::spawn(delayed::deliver_delayed(Rc::clone(broker)));
     task::spawn(pull::answer_overdue(Rc::clone(broker)));
@@ -45,6 +48,12 @@ pub fn start(broker: &BrokerCell) {
 async fn next_turn(broker: &BrokerCell, interval: Duration) -> bool {
     task::sleep(interval).await;
     !broker.borrow().is_closed()
+}
+
+async fn shorten(broker: BrokerCell) {
+    while next_turn(&broker, SHORTEN_INTERVAL).await {
+        retention::move_queues_on(&broker).await;
+    }
 }
 
 async fn persist(broker: BrokerCell) {

@@ -160,13 +160,14 @@ pub fn scan<D: Disk, E: From<ScanError>>(
                     sink(Scanned::Damaged(Damage { range, reason, resembles }))?;
                     at = to;
                 }
-                Verdict::End(_) if reader.is_unreadable_from(at) => {
-                    return Err(reader.unreadable_end().into());
-                }
                 Verdict::End(torn) => {
                     let page = page_floor(at);
                     let tail_bytes = usize::try_from(at.since(page)).expect("less than a page");
                     let tail_page = reader.bytes(page, tail_bytes)?[..tail_bytes].to_vec();
+                    // The next write repeats the tail page: zeros in the place of what was not read would end what is acknowledged.
+                    if reader.is_unreadable_from(page) {
+                        return Err(reader.unreadable_end().into());
+                    }
                     return Ok(ScanEnd { end: at, tail_page, torn });
                 }
             },
@@ -512,7 +513,7 @@ impl<'a, D: Disk> LogReader<'a, D> {
 /// they become zeros in `buffer`.
 ///
 /// # Errors
-/// It gives back none: that says nothing of the place. Or something else is wrong.
+/// It gives back none, nor the block before or behind: that says nothing of the place. Or something else is wrong.
 fn read_by_blocks(
     file: &impl DiskFile,
     buffer: &mut [u8],
@@ -535,8 +536,15 @@ fn read_by_blocks(
         }
         done = end;
     }
+    let is_there = |at: u64| file.read_exact_at(&mut [0], at).is_ok();
     match refused.pop() {
-        Some((_, _, error)) if !has_read => Err(error),
+        Some((_, _, error))
+            if !has_read
+                && !is_there(offset + buffer.len() as u64 + PAGE_BYTES as u64 - 1)
+                && !offset.checked_sub(PAGE_BYTES as u64).is_some_and(is_there) =>
+        {
+            Err(error)
+        }
         last => {
             refused.extend(last);
             Ok(refused)

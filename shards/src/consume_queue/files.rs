@@ -10,7 +10,7 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::consume_queue::{ENTRY_BYTES, Entry, FILE_BYTES, QueueHandle, QueueName, file_place};
 use crate::deliberate::{Mistake, makes};
-use crate::io::disk::{Disk, DiskFile};
+use crate::io::disk::{Disk, DiskFile, is_about_the_place};
 use crate::position::{PhysicalOffset, QueueOffset};
 
 /// Files that are kept open. Beyond it, the half that was used least recently is closed.
@@ -290,13 +290,23 @@ impl<D: Disk> QueueFiles<D> {
         let mut open: Option<(u64, D::File)> = None;
         while next < state.max {
             let (file_start, place) = file_place(next);
-            if open.as_ref().is_none_or(|(start, _)| *start != file_start) {
-                open = Some((file_start, disk.open(&state.name.file_path(&self.dir, file_start))?));
-            }
-            let (_, file) = open.as_ref().expect("opened above");
+            let path = state.name.file_path(&self.dir, file_start);
             let wanted = (state.max.since(next) * ENTRY_BYTES as u64).min(FILE_BYTES - place);
             let len = usize::try_from(wanted).map_or(READ_BYTES, |wanted| wanted.min(READ_BYTES));
-            file.read_exact_at(&mut bytes[..len], place)?;
+            let read = match &open {
+                Some((start, file)) if *start == file_start => file.read_exact_at(&mut bytes[..len], place),
+                _ => disk.open(&path).and_then(|file| {
+                    let (_, file) = open.insert((file_start, file));
+                    file.read_exact_at(&mut bytes[..len], place)
+                }),
+            };
+            match read {
+                Err(error) if is_about_the_place(&error) || error.kind() == io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), place, %error, "the queue keeps entries of removed messages, as these cannot be read");
+                    return Ok((min, state.first_physical));
+                }
+                read => read?,
+            }
             for entry in bytes[..len].chunks_exact(ENTRY_BYTES) {
                 let entry = Entry::decode(entry.try_into().expect("chunks have this length"));
                 next = next.plus(1);

@@ -64,11 +64,16 @@ impl Removal {
         }
         let Some(path) = self.doomed.front() else { return Ok(true) };
         let disk = files.disk();
-        let file = disk.open(path)?;
-        match file.len()?.checked_sub(STEP_BYTES) {
-            Some(rest) if rest > 0 => file.set_len(rest)?,
+        let file = match disk.open(path) {
+            Ok(file) => Some(file),
+            // Somebody else has made room with it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let bytes = file.as_ref().map_or(Ok(0), DiskFile::len)?;
+        match (file, bytes.checked_sub(STEP_BYTES)) {
+            (Some(file), Some(rest)) if rest > 0 => file.set_len(rest)?,
             _ => {
-                drop(file);
                 disk.remove_file(path)?;
                 self.doomed.pop_front();
             }
@@ -112,12 +117,21 @@ fn rename_before<D: Disk>(
         let mut renamed = path.clone().into_os_string();
         renamed.push(UNFINISHED_SUFFIX);
         let renamed = PathBuf::from(renamed);
-        let taken_out = files.disk().rename(&path, &renamed).and_then(|()| files.disk().sync_dir(&log_dir));
-        match taken_out {
-            Ok(()) => doomed.push_back(renamed),
+        let is_renamed = files.disk().rename(&path, &renamed);
+        let is_durable = match is_renamed {
+            Ok(()) => {
+                doomed.push_back(renamed);
+                files.disk().sync_dir(&log_dir)
+            }
+            refused => refused,
+        };
+        match is_durable {
+            Ok(()) => {}
             Err(error) if doomed.is_empty() => return Err(error),
-            // The others are found again by the next survey.
-            Err(_) => break,
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "this old CommitLog file and later ones stay until the next look");
+                break;
+            }
         }
     }
     Ok(doomed)

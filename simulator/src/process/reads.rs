@@ -130,6 +130,9 @@ fn judge_pull(
         }
         GetStatus::OffsetTooSmall => {
             oracle.skipped(of, offset..next);
+            if next <= offset {
+                oracle.violate(format!("{queue} begins behind {offset}, yet goes on at {next}"));
+            }
             Pulled::UpTo(next)
         }
         GetStatus::OffsetOverflowBadly => {
