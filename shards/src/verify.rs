@@ -176,7 +176,7 @@ pub fn verify_shard<D: Disk + Clone>(
         has_damage: false,
         queues_may_restart: disk.exists(&dir.join(STOCK_MARKER)).map_err(io_error)?,
         queues: QueueCheck::new(disk, dir, positions.as_ref()),
-        index: IndexCheck::new(disk, dir, config.index, positions.as_ref(), is_clean),
+        index: IndexCheck::new(disk, dir, config.index, positions.as_ref(), log_start, is_clean),
         report,
     };
     let mut reported = log_start;

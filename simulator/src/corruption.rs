@@ -10,8 +10,9 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use ringmq::broker::{consumer_offset, delay_offset};
 use serde::Serialize;
+use shards::consume_queue::ENTRY_BYTES;
 use shards::recovery::ShardConfig;
-use shards::verify::verify_shard;
+use shards::verify::{Finding, verify_shard};
 
 use crate::bug::Bug;
 use crate::disk::ModelDisk;
@@ -24,6 +25,9 @@ use crate::world::World;
 /// As much of a ConsumeQueue file is worth a flip, bytes.
 const QUEUE_BYTES: u64 = 2000;
 const PAGE_BYTES: u64 = 4096;
+/// Of an index file: the header and four bytes for each slot; then come its items.
+const INDEX_HEAD_BYTES: u64 = 40 + 4 * INDEX_LAYOUT.slots as u64;
+const ITEM_BYTES: u64 = 20;
 /// How often a place is drawn that means something, before a part is given up: files are longer than what they hold.
 const DRAWS_MAX: usize = 200;
 /// No file of the model is longer.
@@ -245,17 +249,34 @@ fn is_told(tampering: &Tampering, healthy: &ModelDisk, config: &ShardConfig) -> 
             consumer_offset::is_as_written(&file)
         });
     }
-    let report = verify_shard(&disk, Path::new(SHARD_DIR), config, &mut |_| {});
-    let report = report.map_err(|error| format!("{path:?}: the check fails: {error}"))?;
-    Ok(report.findings.iter().any(|finding| finding.file == *path))
+    Ok(findings(&disk, config)?.iter().any(|finding| finding.file == *path))
+}
+
+fn findings(disk: &ModelDisk, config: &ShardConfig) -> Result<Vec<Finding>, String> {
+    let report = verify_shard(disk, Path::new(SHARD_DIR), config, &mut |_| {});
+    report.map(|report| report.findings).map_err(|error| format!("the check fails: {error}"))
 }
 
 impl Tampering {
-    /// Whether the byte means something: what lies behind the end of a file's content, or fills a file of the log up, does not.
+    /// Whether the byte means something: what lies behind the end of a file's content, fills a file of the log up, or is the entry of a
+    /// message that was removed, does not.
     fn means_something(&self, healthy: &ModelDisk, oracle: &Oracle) -> bool {
         let rest = healthy.peek(&self.path, self.offset, FILE_BYTES_MAX);
         let is_filling = self.before == [0] && self.part == Part::Log && self.hit(oracle).is_empty();
-        !is_filling && rest.iter().any(|byte| *byte != 0)
+        !is_filling && !self.is_of_removed(healthy, oracle) && rest.iter().any(|byte| *byte != 0)
+    }
+
+    /// Whether it hits what a ConsumeQueue or an index file says of a message that was removed.
+    fn is_of_removed(&self, healthy: &ModelDisk, oracle: &Oracle) -> bool {
+        let (head_bytes, entry_bytes, place_at) = match self.part {
+            Part::ConsumeQueue => (0, ENTRY_BYTES as u64, 0),
+            Part::Index => (INDEX_HEAD_BYTES, ITEM_BYTES, 4),
+            _ => return false,
+        };
+        let Some(into) = self.offset.checked_sub(head_bytes) else { return false };
+        let entry = head_bytes + into / entry_bytes * entry_bytes;
+        let place = healthy.peek(&self.path, entry + place_at, 8).try_into().map(i64::from_be_bytes);
+        place.is_ok_and(|place| u64::try_from(place).is_ok_and(|place| place < oracle.removed_before().get()))
     }
 }
 
@@ -274,6 +295,9 @@ pub fn study(seed: u64, flips: usize, bug: Option<Bug>) -> Result<Vec<(Part, Out
     let healthy = world.disk().fork();
     let log_end = log_end(&world.oracle);
     let config = ShardConfig { segment_bytes: plan.shape.segment_bytes, index: INDEX_LAYOUT };
+    if let Some(finding) = findings(&healthy, &config)?.first() {
+        return Err(format!("nothing was tampered with, yet the check finds {finding:?}"));
+    }
     let mut outcomes = Vec::with_capacity(flips);
     for number in 0..flips {
         let part = PARTS[number % PARTS.len()];

@@ -123,6 +123,11 @@ impl Oracle {
         known.placement.physical_offset < self.removed_before
     }
 
+    /// Where the log was allowed to begin, at the latest.
+    pub fn removed_before(&self) -> PhysicalOffset {
+        self.removed_before
+    }
+
     fn queue(&self, topic: &str, queue_id: u32) -> &[usize] {
         // Keys have static names; there are few.
         let mut queues = self.queues.iter();

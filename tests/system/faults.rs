@@ -45,9 +45,12 @@ fn a_failed_flush_is_final(settings: Settings, operation: &str, nth: &str, effec
         probes.iter().find(|queue| queue.addr == addr).expect("each shard has a queue").clone()
     };
     let (failing, well) = (of_shard(0), of_shard(1));
-    let load = Load::start_with(&server.namesrv(), &ledger.topic, plenty(0), 4);
+    // What is to be there afterwards whatever happens.
+    let few = Amount { messages: 20, ..plenty(0) };
+    Load::start(&server.namesrv(), &ledger.topic, few).enter_into(&mut ledger);
+    assert_eq!(ledger.acknowledged, u64::from(SENDERS * 20), "all is well before");
     server.set_disk_faults(&format!("shard-0/commitlog/00000000000000000000 {operation} {nth} {effect}"));
-    load.enter_into(&mut ledger);
+    Load::start_with(&server.namesrv(), &ledger.topic, plenty(SENDERS), 4).enter_into(&mut ledger);
 
     // It stays so, although the disk is well again, and it says what there is to know.
     let mut client = server.client();
@@ -74,7 +77,7 @@ fn a_failed_flush_is_final(settings: Settings, operation: &str, nth: &str, effec
     server.set_disk_faults("");
     server.start_again(settings);
     ledger.verify(&server);
-    let load = Load::start(&server.namesrv(), &ledger.topic, Amount { messages: 20, ..plenty(SENDERS) });
+    let load = Load::start(&server.namesrv(), &ledger.topic, Amount { messages: 20, ..plenty(2 * SENDERS) });
     let before = ledger.acknowledged;
     load.enter_into(&mut ledger);
     assert_eq!(ledger.acknowledged - before, u64::from(SENDERS * 20), "both shards take messages again");
@@ -107,8 +110,8 @@ fn a_write_that_finds_no_room_is_done_again_and_nobody_is_refused() {
     let mut server = Server::start(settings());
     let mut ledger = Ledger::new(&server, "room", 2);
     let amount = Amount { messages: 200, ..plenty(0) };
-    let load = Load::start_with(&server.namesrv(), &ledger.topic, amount, 4);
     server.set_disk_faults("shard-0/commitlog write 5-6 ENOSPC\nshard-1/commitlog zeros 1-2 ENOSPC");
+    let load = Load::start_with(&server.namesrv(), &ledger.topic, amount, 4);
     await_until("the full disk to be told", PATIENCE, || is_set(server.metric("ringmq_core_log_disk_full")));
     load.enter_into(&mut ledger);
     assert_eq!(ledger.acknowledged, u64::from(SENDERS * 200));

@@ -2,12 +2,13 @@
 //! the process is killed in the middle of it.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use ringmq::client::Pull;
+use ringmq::client::{Pull, Queue};
 use ringmq::remoting::code::request::DELETE_EXPIRED_COMMITLOG;
 use ringmq::remoting::code::response::PULL_OFFSET_MOVED;
 
@@ -27,6 +28,37 @@ fn log_files(server: &Server) -> Vec<PathBuf> {
     let mut files: Vec<_> = entries.map(|entry| entry.expect("list the log").path()).collect();
     files.sort_by_key(|path| (path.extension().is_some(), path.clone()));
     files
+}
+
+/// The files of the log begin with `first`, and nothing is left of those before.
+fn begins_with(server: &Server, first: &Path) -> bool {
+    let files = log_files(server);
+    files[0] == first && files.iter().all(|path| path.file_stem() >= first.file_stem())
+}
+
+/// Waits until the queues begin where the log does, each with the first of its messages that the log still holds.
+fn wait_until_queues_follow(server: &Server, topic: &[Queue]) {
+    let file = &log_files(server)[0];
+    let log_start: u64 = file.file_name().and_then(|name| name.to_str()?.parse().ok()).expect("an offset");
+    let min = |queue| server.client().min_offset(queue).expect("ask");
+    for queue in topic {
+        await_until("the queue to begin later", PATIENCE, || {
+            place_of(server, queue, min(queue)) >= log_start
+        });
+        let min = min(queue);
+        assert!(min > 0, "messages of {queue:?} went");
+        let last_gone = place_of(server, queue, min - 1);
+        assert!(last_gone < log_start, "{queue:?} begins at {min}: {last_gone} is behind {log_start}");
+    }
+}
+
+/// Where in the log a message is, as its entry in the queue's only ConsumeQueue file says: 20 bytes, the place first.
+fn place_of(server: &Server, queue: &Queue, offset: u64) -> u64 {
+    let dir = server.data().join(format!("shard-0/consumequeue/{}/{}", queue.topic, queue.queue_id));
+    let entries = File::open(dir.join("00000000000000000000")).expect("open a ConsumeQueue");
+    let mut place = [0; 8];
+    entries.read_exact_at(&mut place, offset * 20).expect("read a ConsumeQueue");
+    u64::from_be_bytes(place)
 }
 
 /// Lets the oldest `count` files of the log be old, and asks the broker to look.
@@ -60,14 +92,8 @@ fn what_is_old_goes_and_nothing_else_whatever_happens_meanwhile() {
     let before = log_files(&server);
     assert!(before.len() > 5, "{before:?}");
     let_expire(&server, 3);
-    let (kept, gone) = (before[3].clone(), before[..3].to_vec());
-    await_until("the old files to go", PATIENCE, || {
-        let files = log_files(&server);
-        files[0] == kept && gone.iter().all(|path| !path.with_extension("tmp").exists())
-    });
-    await_until("the queues to begin later", PATIENCE, || {
-        ledger.topic.iter().all(|queue| server.client().min_offset(queue).expect("ask") > 0)
-    });
+    await_until("the old files to go", PATIENCE, || begins_with(&server, &before[3]));
+    wait_until_queues_follow(&server, &ledger.topic);
     for queue in &ledger.topic {
         let pull = Pull { group: "late", offset: 0, messages_max: 1, subscription: "*", hold: None };
         let pulled = server.client().pull(queue, &pull).expect("pull");
@@ -83,16 +109,17 @@ fn what_is_old_goes_and_nothing_else_whatever_happens_meanwhile() {
         let readers = Readers::start(&server.namesrv(), &ledger.topic, &ledger);
         let files = log_files(&server).len();
         await_until("more files", PATIENCE, || log_files(&server).len() > files + 3);
+        let before = log_files(&server);
         let_expire(&server, 4);
         std::thread::sleep(Duration::from_millis(random.random_range(0..1500)));
         server.kill();
         load.enter_into(&mut ledger);
         readers.enter_into(&mut ledger);
         server.start_again(settings);
-        assert!(
-            log_files(&server).iter().all(|path| path.extension().is_none()),
-            "what was on its way out is gone"
-        );
+        // What the kill has left of it.
+        let_expire(&server, 0);
+        await_until("the old files to go", PATIENCE, || begins_with(&server, &before[4]));
+        wait_until_queues_follow(&server, &ledger.topic);
         ledger.begin_at_the_first(&server);
         ledger.verify(&server);
     }

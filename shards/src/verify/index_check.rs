@@ -25,6 +25,8 @@ pub(super) struct IndexCheck<'a, D: Disk> {
     /// The slots of the newest file are written by a clean exit only.
     is_clean: bool,
     damage: KnownDamage,
+    /// Until the first item is met that leads there or behind: what is before was removed from the log.
+    log_start: Option<PhysicalOffset>,
     wrong: usize,
 }
 
@@ -34,11 +36,13 @@ impl<'a, D: Disk> IndexCheck<'a, D> {
         dir: &Path,
         layout: IndexLayout,
         positions: Option<&'a Positions>,
+        log_start: PhysicalOffset,
         is_clean: bool,
     ) -> Self {
         let files = positions.into_iter().flat_map(|positions| &positions.index).collect();
         let damage = KnownDamage::default();
-        Self { disk, dir: dir.join("index"), layout, files, open: None, is_clean, damage, wrong: 0 }
+        let (dir, log_start) = (dir.join("index"), Some(log_start));
+        Self { disk, dir, layout, files, open: None, is_clean, damage, log_start, wrong: 0 }
     }
 
     /// Items that lead into a damaged stretch cannot be compared.
@@ -87,7 +91,7 @@ impl<'a, D: Disk> IndexCheck<'a, D> {
         self.files.clear();
     }
 
-    /// The next item whose record is not damaged, in whichever file it is.
+    /// The next item whose record the log has and that is not damaged, in whichever file it is.
     fn next_item(&mut self, report: &mut VerifyReport) -> Result<Option<Item>, VerifyError> {
         loop {
             let Some((path, walk)) = &mut self.open else {
@@ -101,6 +105,10 @@ impl<'a, D: Disk> IndexCheck<'a, D> {
                 None => self.close(report)?,
                 Some(item) => {
                     let at = PhysicalOffset::from_i64(item.physical);
+                    if self.log_start.is_some_and(|log_start| at.is_some_and(|at| at < log_start)) {
+                        continue;
+                    }
+                    self.log_start = None;
                     if !at.is_some_and(|at| self.damage.contains(at)) {
                         return Ok(Some(item));
                     }

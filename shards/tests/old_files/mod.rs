@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use crate::fixture::{Log, SEGMENT_BYTES, get, on_a_core, open, request, wait_until_written};
+use crate::fixture::{Log, SEGMENT_BYTES, config, get, on_a_core, open, request, wait_until_written};
 use shards::consume_queue::FILE_ENTRIES;
+use shards::io::disk::StdDisk;
 use shards::message_store::{GetStatus, MessageStore, MessageStoreConfig, StoreExit};
 use shards::position::PhysicalOffset;
 use shards::record::RecordView;
+use shards::verify::verify_shard;
 
 /// More than one ConsumeQueue file of messages, in a few files of the log.
 const MESSAGES: u64 = FILE_ENTRIES + 150_000;
@@ -81,6 +83,9 @@ fn queues_and_index_begin_where_the_log_does_and_stay_so() {
         assert_eq!(names(&root.join("commitlog")), [format!("{:020}", log_start.get())]);
         assert_eq!(names(&root.join("consumequeue/orders/0")), ["00000000000006000000"]);
         assert_eq!(names(&root.join("consumequeue/gone/0")), ["00000000000000000000"]);
+
+        let checked = verify_shard(&StdDisk, &root, &config(), &mut |_| {}).unwrap();
+        assert!(checked.findings.is_empty(), "{:?}", checked.findings);
 
         // A start finds the same, the next message of a queue that is empty has the next offset, and so does a start that builds all anew,
         // with nothing but the log and the ConsumeQueue files.
