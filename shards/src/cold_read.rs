@@ -102,13 +102,6 @@ pub(crate) struct Stretch {
     pub(crate) final_bytes: u64,
 }
 
-impl Stretch {
-    /// The file, and the number of the block in which the stretch begins.
-    fn first_block(&self) -> (ColdName, u64) {
-        (self.name.clone(), self.at / DIRECT_ALIGNMENT)
-    }
-}
-
 /// The cold reads of one shard. Clones share everything.
 #[derive(Clone, Debug)]
 pub(crate) struct ColdReader {
@@ -167,7 +160,7 @@ struct State {
     flights: HashMap<(ColdName, u64), Rc<Flight>>,
     /// Chunks of which the disk refused a part, and when.
     refused: HashMap<(ColdName, u64), Instant>,
-    /// How often somebody was refused a block, twice each time, since it was read last.
+    /// How often somebody was refused a block, twice each time.
     refusals: HashMap<(ColdName, u64), u32>,
     uses: u64,
     /// Counts what was forgotten: a read that began before must not enter the cache.
@@ -351,15 +344,11 @@ impl ColdReader {
     /// # Errors
     /// As [`Self::read`].
     pub(crate) async fn read_once(&self, stretch: &Stretch) -> Result<Bytes, ReadError> {
-        let mut read = self.read_blocks(stretch).await;
-        if matches!(read, Err(ReadError::Unreadable { .. })) {
-            read = self.read_blocks(stretch).await;
+        let first = self.read_blocks(stretch).await;
+        if !matches!(first, Err(ReadError::Unreadable { .. })) {
+            return first;
         }
-        match read {
-            Ok(bytes) => {
-                self.inner.state.borrow_mut().refusals.remove(&stretch.first_block());
-                Ok(bytes)
-            }
+        match self.read_blocks(stretch).await {
             // A disk that refuses everything has lost nothing yet, and who refuses now may not refuse a moment later: whoever asks must come
             // back.
             Err(ReadError::Unreadable { path, at, reason })
@@ -367,17 +356,18 @@ impl ColdReader {
             {
                 Err(ReadError::Io { path, at, reason })
             }
-            refused => refused,
+            second => second,
         }
     }
 
     /// Whether the place where a stretch begins has been refused so often by now that it counts as lost.
     fn is_lost(&self, stretch: &Stretch) -> bool {
+        let block = stretch.at / DIRECT_ALIGNMENT;
         let refusals = &mut self.inner.state.borrow_mut().refusals;
         if refusals.len() >= REFUSED_MAX {
             refusals.clear();
         }
-        let times = refusals.entry(stretch.first_block()).or_default();
+        let times = refusals.entry((stretch.name.clone(), block)).or_default();
         *times = times.saturating_add(1);
         *times >= LOST_AFTER
     }

@@ -86,8 +86,8 @@ impl ColdGet {
                     selection.messages.push(message);
                 }
                 Ok(None) => {}
-                Err(error) if records.is_empty() => return Err(error),
-                // What there is goes first; who comes back for this one is told.
+                Err(error) if message.queue_offset == offset => return Err(error),
+                // What there is before goes first; who comes back for this one is told.
                 Err(_) => {
                     selection.next_begin_offset = message.queue_offset;
                     break;
