@@ -44,7 +44,7 @@ const REST_MAX: Duration = Duration::from_millis(20);
 /// A chunk that the disk refused is not asked for as a whole for so long, and so many are known at most: a disk may try for seconds.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 const REFUSED_MAX: usize = 1024;
-/// So often must somebody have asked for a place that the disk refuses, until it counts as lost. Consumers wait for seconds in between.
+/// So often must a chunk have had refusals until what the disk refuses of it counts as lost. Consumers wait for seconds in between.
 const LOST_AFTER: u32 = 3;
 /// Files kept open, per shard.
 const OPEN_FILES_MAX: usize = 256;
@@ -160,7 +160,7 @@ struct State {
     flights: HashMap<(ColdName, u64), Rc<Flight>>,
     /// Chunks of which the disk refused a part, and when.
     refused: HashMap<(ColdName, u64), Instant>,
-    /// How often somebody was refused a block, twice each time.
+    /// How often somebody was refused a part of a chunk, twice each time.
     refusals: HashMap<(ColdName, u64), u32>,
     uses: u64,
     /// Counts what was forgotten: a read that began before must not enter the cache.
@@ -360,14 +360,14 @@ impl ColdReader {
         }
     }
 
-    /// Whether the place where a stretch begins has been refused so often by now that it counts as lost.
+    /// Whether the disk has refused parts of the chunk where a stretch begins so often by now that they count as lost.
     fn is_lost(&self, stretch: &Stretch) -> bool {
-        let block = stretch.at / DIRECT_ALIGNMENT;
+        let chunk = stretch.at / stretch.name.chunk_bytes();
         let refusals = &mut self.inner.state.borrow_mut().refusals;
         if refusals.len() >= REFUSED_MAX {
             refusals.clear();
         }
-        let times = refusals.entry((stretch.name.clone(), block)).or_default();
+        let times = refusals.entry((stretch.name.clone(), chunk)).or_default();
         *times = times.saturating_add(1);
         *times >= LOST_AFTER
     }
