@@ -20,6 +20,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use runtime::host;
 use runtime::mailbox::{MailSender, Mailbox, mailbox};
 use runtime::socket::Stream;
 use runtime::task;
@@ -380,6 +381,7 @@ impl Listener {
         let named =
             |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
         let listener = TcpListener::bind(address).map_err(named)?;
+        host::widen_backlog(&listener).map_err(named)?;
         let address = listener.local_addr().map_err(named)?;
         Ok(Self { listener, address, idle_close: IDLE_CLOSE })
     }

@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -25,6 +26,18 @@ pub enum IoUringDenied {
     Memlock,
     #[error("io_uring_setup failed: {0}")]
     Other(io::Error),
+}
+
+/// Connections that may wait at a listener; the kernel's own bound is `net.core.somaxconn`, 4096 unless set.
+const BACKLOG: i32 = 4096;
+
+/// Lets more connections wait until they are accepted than the 128 that the standard library asks for: who finds no room comes back a
+/// second later, and later still the next time.
+///
+/// # Errors
+/// The system refuses.
+pub fn widen_backlog(listener: &TcpListener) -> io::Result<()> {
+    socket2::SockRef::from(listener).listen(BACKLOG)
 }
 
 /// Tries to make a ring.

@@ -400,3 +400,14 @@ fn an_address_in_use_is_named() {
     let error = Listener::bind(first.address()).unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot listen on {}", first.address())), "{error}");
 }
+
+#[test]
+fn a_thousand_clients_that_come_at_once_wait_until_they_are_accepted() {
+    let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let of_the_kernel: usize =
+        std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+    // Who finds no room tries again after a second.
+    let connect = |_| TcpStream::connect_timeout(&listener.address(), Duration::from_millis(900)).unwrap();
+    let waiting: Vec<TcpStream> = (0..of_the_kernel.min(1000)).map(connect).collect();
+    drop(waiting);
+}
