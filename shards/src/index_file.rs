@@ -25,7 +25,8 @@ pub(crate) mod walk;
 
 const HEADER_BYTES: usize = 40;
 const SLOT_BYTES: usize = 4;
-pub(crate) const ITEM_BYTES: usize = 20;
+/// Bytes of one item: hash of the key, place of the record in the log (from the fourth byte on), seconds, the item before.
+pub const ITEM_BYTES: usize = 20;
 const PAGE_BYTES: usize = 4096;
 /// Bytes of items read at once when slots are rebuilt.
 const REBUILD_BYTES: usize = 51_200 * ITEM_BYTES;
@@ -42,7 +43,8 @@ impl IndexLayout {
     /// RocketMQ's defaults.
     pub const ROCKETMQ: Self = Self { slots: 5_000_000, items: 20_000_000 };
 
-    fn items_at(self) -> usize {
+    /// Where in the file the items begin, behind its head and its slots.
+    pub fn items_at(self) -> usize {
         HEADER_BYTES + self.slots as usize * SLOT_BYTES
     }
 

@@ -17,6 +17,9 @@ use crate::position::PhysicalOffset;
 /// Files that one round removes at most.
 pub const FILES_PER_ROUND_MAX: usize = 10;
 
+/// RocketMQ's `diskSpaceCleanForciblyRatio`, percent: where the oldest files go, if any may before their time.
+pub const FORCED_ABOVE_PERCENT: f64 = 85.0;
+
 /// How long messages are kept, and what a full disk changes about it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RetentionRules {
@@ -158,7 +161,7 @@ mod tests {
     const SEGMENT: u64 = 1 << 20;
 
     fn rules() -> RetentionRules {
-        RetentionRules { forced_above_percent: Some(85.0), ..RetentionRules::default() }
+        RetentionRules { forced_above_percent: Some(FORCED_ABOVE_PERCENT), ..RetentionRules::default() }
     }
 
     /// Files whose last writes are so many hours ago, oldest first, on a disk that is used so far.

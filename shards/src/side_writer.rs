@@ -302,7 +302,7 @@ pub struct SideWork<D: Disk> {
     /// Taken from `batches` and not completely in the files.
     unwritten: DerivedBacklog,
     /// Files of the log that are being removed.
-    removal: Option<Removal>,
+    removal: Option<(Removal, flume::Sender<io::Result<Vec<QueueStart>>>)>,
     /// When a failing disk was last spoken of.
     complained: Option<Instant>,
 }
@@ -364,11 +364,12 @@ impl<D: Disk> SideWork<D> {
 
     /// Does a step of the removal that is under way.
     fn remove_some(&mut self) -> io::Result<()> {
-        let Some(removal) = &mut self.removal else { return Ok(()) };
+        let Some((removal, _)) = &mut self.removal else { return Ok(()) };
         if removal.step(&mut self.files)?
-            && let Some(removal) = self.removal.take()
+            && let Some((removal, done)) = self.removal.take()
         {
-            removal.finish();
+            // Whoever no longer waits has closed the store.
+            let _ = done.send(Ok(removal.into_moved()));
         }
         Ok(())
     }
@@ -444,9 +445,9 @@ impl<D: Disk> SideWork<D> {
                 }
                 Request::Remove { log_start, done } => {
                     assert!(self.removal.is_none(), "one removal at a time");
-                    match Removal::begin(&mut self.files, &self.dir, self.segment_bytes, log_start, done) {
-                        Ok(removal) => self.removal = Some(removal),
-                        Err((error, done)) => {
+                    match Removal::begin(&mut self.files, &self.dir, self.segment_bytes, log_start) {
+                        Ok(removal) => self.removal = Some((removal, done)),
+                        Err(error) => {
                             let _ = done.send(Err(error));
                         }
                     }
@@ -470,7 +471,7 @@ impl<D: Disk> SideWork<D> {
         }
         let Some((is_clean, done)) = close else { return false };
         self.take_batches();
-        if let Some(mut removal) = self.removal.take()
+        if let Some((mut removal, _)) = self.removal.take()
             && let Err(error) = removal.hurry(self.files.disk())
         {
             tracing::warn!(dir = %self.dir.display(), %error, "the next start removes old CommitLog files");

@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use ringmq::broker::{consumer_offset, delay_offset};
 use serde::Serialize;
 use shards::consume_queue::ENTRY_BYTES;
+use shards::index_file::ITEM_BYTES;
 use shards::recovery::ShardConfig;
 use shards::verify::{Finding, verify_shard};
 
@@ -25,9 +26,6 @@ use crate::world::World;
 /// As much of a ConsumeQueue file is worth a flip, bytes.
 const QUEUE_BYTES: u64 = 2000;
 const PAGE_BYTES: u64 = 4096;
-/// Of an index file: the header and four bytes for each slot; then come its items.
-const INDEX_HEAD_BYTES: u64 = 40 + 4 * INDEX_LAYOUT.slots as u64;
-const ITEM_BYTES: u64 = 20;
 /// How often a place is drawn that means something, before a part is given up: files are longer than what they hold.
 const DRAWS_MAX: usize = 200;
 /// No file of the model is longer.
@@ -270,7 +268,7 @@ impl Tampering {
     fn is_of_removed(&self, healthy: &ModelDisk, oracle: &Oracle) -> bool {
         let (head_bytes, entry_bytes, place_at) = match self.part {
             Part::ConsumeQueue => (0, ENTRY_BYTES as u64, 0),
-            Part::Index => (INDEX_HEAD_BYTES, ITEM_BYTES, 4),
+            Part::Index => (INDEX_LAYOUT.items_at() as u64, ITEM_BYTES as u64, 4),
             _ => return false,
         };
         let Some(into) = self.offset.checked_sub(head_bytes) else { return false };

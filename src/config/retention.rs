@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use shards::retention::RetentionRules;
+use shards::retention::{FORCED_ABOVE_PERCENT, RetentionRules};
 
 use super::text::ConfigText;
 use super::{ConfigError, in_range, value_error};
@@ -28,7 +28,7 @@ pub(super) fn resolve(text: &ConfigText) -> Result<RetentionRules, ConfigError> 
     rules.expired_above_percent =
         percent("diskMaxUsedSpaceRatio", text.disk_max_used_space_ratio, rules.expired_above_percent)?;
     let forced =
-        percent("diskSpaceCleanForciblyRatio", text.disk_space_clean_forcibly_ratio, FORCED_PERCENT)?;
+        percent("diskSpaceCleanForciblyRatio", text.disk_space_clean_forcibly_ratio, FORCED_ABOVE_PERCENT)?;
     rules.forced_above_percent = text.clean_file_forcibly_enable.unwrap_or(false).then_some(forced);
     rules.refuse_above_percent = percent(
         "diskSpaceWarningLevelRatio",
@@ -37,9 +37,6 @@ pub(super) fn resolve(text: &ConfigText) -> Result<RetentionRules, ConfigError> 
     )?;
     Ok(rules)
 }
-
-/// RocketMQ's `diskSpaceCleanForciblyRatio`, percent.
-const FORCED_PERCENT: f64 = 85.0;
 
 /// Hours of the day, as in `04` or `04;16`.
 fn parse_hours(typed: &str) -> Result<BTreeSet<u8>, ConfigError> {

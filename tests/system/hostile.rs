@@ -6,13 +6,13 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use rand::{Rng, RngCore, SeedableRng};
+use rand::{Rng, RngCore};
 
 use crate::support::load::Ledger;
 use crate::support::raw_peer::{connect, frame, read_frame, request};
 use crate::support::server::{Server, Settings};
 use crate::support::witness::Witness;
-use crate::support::{alone, number_from_env};
+use crate::support::{alone, seeded};
 
 /// Growth of the resident memory that bad peers may cause, together.
 const GROWTH_BYTES_MAX: u64 = 192 << 20;
@@ -31,15 +31,14 @@ enum Reaction {
 #[test]
 fn bad_peers_do_not_disturb_others() {
     let _guard = alone();
-    let seed = number_from_env("SEED", 7);
-    println!("SEED={seed}");
+    let mut random = seeded(7);
     let mut server = Server::start(Settings::default());
     let ledger = Ledger::new(&server, "hostile", 1);
     let witness = Witness::start(&server, &ledger);
     let before = server.resident_bytes();
     for address in [server.broker(0), server.broker(1), server.namesrv()] {
         malformed_frames_end_or_are_answered(&address);
-        random_bytes_do_no_harm(&address, seed);
+        random_bytes_do_no_harm(&address, &mut random);
         every_code_without_fields_is_answered_or_ends(&address);
         one_way_requests_get_no_answer(&address);
         answers_that_nobody_reads_are_bounded(&address);
@@ -115,8 +114,7 @@ fn malformed_frames_end_or_are_answered(address: &str) {
     }
 }
 
-fn random_bytes_do_no_harm(address: &str, seed: u64) {
-    let mut random = StdRng::seed_from_u64(seed);
+fn random_bytes_do_no_harm(address: &str, random: &mut StdRng) {
     for _ in 0..200 {
         let mut bytes = vec![0; random.random_range(1..2000)];
         random.fill_bytes(&mut bytes);

@@ -4,14 +4,14 @@
 
 use std::time::{Duration, Instant};
 
+use rand::Rng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 
 use crate::support::enduring::{Crew, Enduring};
 use crate::support::java::Java;
 use crate::support::load::{Amount, Ledger, Load, Readers};
 use crate::support::server::{Server, Settings};
-use crate::support::{alone, await_until, number_from_env};
+use crate::support::{alone, await_until, number_from_env, seeded};
 
 /// Unless the environment has another number in `ROUNDS`.
 const ROUNDS: u32 = 20;
@@ -100,9 +100,7 @@ fn sleep_for(ms: u64) -> Duration {
 #[test]
 fn what_was_acknowledged_or_read_survives_kills() {
     let _guard = alone();
-    let seed = number_from_env("SEED", 20_261_122);
-    println!("SEED={seed}");
-    let mut random = StdRng::seed_from_u64(seed);
+    let mut random = seeded(20_261_122);
     let mut server = Server::start(Settings::default());
     let mut ledger = Ledger::new(&server, "kill", 3);
     let mut under_load = Duration::ZERO;
@@ -146,9 +144,7 @@ const BACK_AT_WORK: u64 = 200;
 #[test]
 fn stock_java_clients_go_on_over_kills_and_pauses_and_lose_nothing() {
     let _guard = alone();
-    let seed = number_from_env("SEED", 20_261_123);
-    println!("SEED={seed}");
-    let mut random = StdRng::seed_from_u64(seed);
+    let mut random = seeded(20_261_123);
     let java = Java::with_client("5.5.0");
     let mut server = Server::start(Settings::default());
     let mut ledger = Ledger::new(&server, "java-kill", 3);

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use rand::Rng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use ringmq::client::{Connection, OutMessage, Queue};
 use ringmq::remoting::code::request;
 
@@ -13,7 +13,7 @@ use crate::support::java::Java;
 use crate::support::load::{Amount, Ledger, Load, Readers};
 use crate::support::proxy::{Link, Network};
 use crate::support::server::{Server, Settings};
-use crate::support::{alone, await_until, number_from_env};
+use crate::support::{alone, await_until, number_from_env, seeded};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const ROUNDS: u32 = 12;
@@ -38,9 +38,7 @@ fn sleep_up_to(random: &mut StdRng, ms: u64) {
 #[test]
 fn what_was_acknowledged_or_read_over_bad_links_is_there() {
     let _guard = alone();
-    let seed = number_from_env("SEED", 20_261_123);
-    println!("SEED={seed}");
-    let mut random = StdRng::seed_from_u64(seed);
+    let mut random = seeded(20_261_123);
     let mut server = Server::start(Settings::default());
     let network = Network::before(&server);
     let mut ledger = Ledger::new(&server, "links", 3);
@@ -94,9 +92,7 @@ const CLIENT_GIVES_UP: Duration = Duration::from_millis(3500);
 #[test]
 fn a_stock_java_group_and_its_producers_go_on_over_bad_links_and_lose_nothing() {
     let _guard = alone();
-    let seed = number_from_env("SEED", 20_261_124);
-    println!("SEED={seed}");
-    let mut random = StdRng::seed_from_u64(seed);
+    let mut random = seeded(20_261_124);
     let java = Java::with_client("5.5.0");
     let mut server = Server::start(Settings::default());
     let network = Network::before(&server);

@@ -6,15 +6,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::Rng;
 use ringmq::client::{Pull, Queue};
 use ringmq::remoting::code::request::DELETE_EXPIRED_COMMITLOG;
 use ringmq::remoting::code::response::PULL_OFFSET_MOVED;
 
 use crate::support::load::{Amount, Ledger, Load, Readers};
 use crate::support::server::{Server, Settings};
-use crate::support::{alone, await_until, number_from_env};
+use crate::support::{alone, await_until, seeded};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Longer ago than messages are kept.
@@ -74,9 +73,7 @@ fn let_expire(server: &Server, count: usize) {
 #[test]
 fn what_is_old_goes_and_nothing_else_whatever_happens_meanwhile() {
     let _guard = alone();
-    let seed = number_from_env("SEED", 11);
-    println!("SEED={seed}");
-    let mut random = StdRng::seed_from_u64(seed);
+    let mut random = seeded(11);
     let settings = Settings { shards: 1, ..Settings::default() };
     let mut server = Server::start(settings);
     let mut ledger = Ledger::new(&server, "old", 2);

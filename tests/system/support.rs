@@ -19,6 +19,9 @@ use std::str::FromStr;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
 static MACHINE: RwLock<()> = RwLock::new(());
 
 /// For tests that wait more than they work: they run side by side.
@@ -39,6 +42,13 @@ pub(crate) fn disk_dir() -> &'static Path {
 /// A number that the environment may set. Not with the prefix of the broker's own settings: it refuses those that it does not know.
 pub(crate) fn number_from_env<N: FromStr>(name: &str, default: N) -> N {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// Chance from the seed that the environment sets (`SEED`), or this one; it is printed, so that a failure can be repeated.
+pub(crate) fn seeded(default: u64) -> StdRng {
+    let seed = number_from_env("SEED", default);
+    println!("SEED={seed}");
+    StdRng::seed_from_u64(seed)
 }
 
 /// A file or folder of the source tree.

@@ -32,7 +32,6 @@ pub(super) struct Removal {
     moved: Vec<QueueStart>,
     /// Renamed and not removed yet.
     doomed: VecDeque<PathBuf>,
-    pub(super) done: flume::Sender<io::Result<Vec<QueueStart>>>,
 }
 
 impl Removal {
@@ -45,12 +44,9 @@ impl Removal {
         dir: &Path,
         segment_bytes: u64,
         log_start: PhysicalOffset,
-        done: flume::Sender<io::Result<Vec<QueueStart>>>,
-    ) -> Result<Self, (io::Error, flume::Sender<io::Result<Vec<QueueStart>>>)> {
-        match rename_before(files, dir, segment_bytes, log_start) {
-            Ok(doomed) => Ok(Self { log_start, next_queue: Some(0), moved: Vec::new(), doomed, done }),
-            Err(error) => Err((error, done)),
-        }
+    ) -> io::Result<Self> {
+        let doomed = rename_before(files, dir, segment_bytes, log_start)?;
+        Ok(Self { log_start, next_queue: Some(0), moved: Vec::new(), doomed })
     }
 
     /// Does a little of it; true when all is done.
@@ -82,9 +78,8 @@ impl Removal {
     }
 
     /// The starts of queues that have moved.
-    pub(super) fn finish(self) {
-        // Whoever no longer waits has closed the store.
-        let _ = self.done.send(Ok(self.moved));
+    pub(super) fn into_moved(self) -> Vec<QueueStart> {
+        self.moved
     }
 
     /// Removes in one go what is left: the store is closing.
@@ -117,21 +112,16 @@ fn rename_before<D: Disk>(
         let mut renamed = path.clone().into_os_string();
         renamed.push(UNFINISHED_SUFFIX);
         let renamed = PathBuf::from(renamed);
-        let is_renamed = files.disk().rename(&path, &renamed);
-        let is_durable = match is_renamed {
-            Ok(()) => {
-                doomed.push_back(renamed);
-                files.disk().sync_dir(&log_dir)
+        let taken_out = files.disk().rename(&path, &renamed).and_then(|()| {
+            doomed.push_back(renamed);
+            files.disk().sync_dir(&log_dir)
+        });
+        if let Err(error) = taken_out {
+            if doomed.is_empty() {
+                return Err(error);
             }
-            refused => refused,
-        };
-        match is_durable {
-            Ok(()) => {}
-            Err(error) if doomed.is_empty() => return Err(error),
-            Err(error) => {
-                tracing::error!(path = %path.display(), %error, "this old CommitLog file and later ones stay until the next look");
-                break;
-            }
+            tracing::error!(path = %path.display(), %error, "this old CommitLog file and later ones stay until the next look");
+            break;
         }
     }
     Ok(doomed)

@@ -1,4 +1,4 @@
-//! Removal of what is old in a simulated process, as `src/processor/retention.rs` does it.
+//! Removal of what is old in a simulated process, by age alone, at any hour: a part of what `src/processor/retention.rs` does.
 
 use std::future::Future;
 use std::io;
