@@ -23,7 +23,9 @@ use shards::io::disk::StdDisk;
 use shards::limits::MAILBOX_MESSAGES_MAX;
 use shards::log_shard::{FlushMode, LogShardConfig};
 use shards::message_store::MessageStoreConfig;
-use shards::recovery::{RecoveredShard, RecoveryError, RecoveryProgress, ShardConfig, recover_shard};
+use shards::recovery::{
+    Rebuild, RecoveredShard, RecoveryError, RecoveryProgress, ShardConfig, recover_shard,
+};
 use shards::side_writer::SideWriter;
 use shards::store_dir::{StoreDir, StoreDirError};
 use tracing::{info, warn};
@@ -257,7 +259,8 @@ impl metrics::http::Cores for ObservedCores {
 
 /// Recovers every shard, all at the same time: each has its own files.
 fn recover(config: &Config, store: &StoreDir) -> Result<Vec<RecoveredShard>, NodeError> {
-    let shard_config = ShardConfig::new(store.segment_bytes());
+    let shard_config =
+        ShardConfig { rebuild: Rebuild::BesideServing, ..ShardConfig::new(store.segment_bytes()) };
     let recover_one = |shard: u32| {
         let mut last_told = Instant::now();
         let mut tell = |progress: RecoveryProgress| {

@@ -89,7 +89,7 @@ impl BenchShard {
         for name in ["commitlog", "config"] {
             std::fs::create_dir_all(folder.join(name)).expect("a folder");
         }
-        let config = ShardConfig { segment_bytes: SEGMENT_BYTES, index: IndexLayout::default() };
+        let config = ShardConfig { index: IndexLayout::default(), ..ShardConfig::new(SEGMENT_BYTES) };
         let recovered = recover_shard(&StdDisk, folder, &config, &mut |_| {}).expect("a new shard");
         let writer = SideWriter::start(StdDisk, recovered.side).expect("a thread");
         let store = MessageStore::open(recovered.serve, MessageStoreConfig::default(), writer.clone());

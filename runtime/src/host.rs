@@ -204,6 +204,13 @@ impl DiskUsage {
         let usable_bytes = self.used_bytes.saturating_add(self.free_bytes).max(1);
         self.used_bytes as f64 * 100.0 / usable_bytes as f64
     }
+
+    /// What it would be, were so many used bytes free.
+    #[must_use]
+    pub fn without(self, bytes: u64) -> Self {
+        let freed = bytes.min(self.used_bytes);
+        Self { used_bytes: self.used_bytes - freed, free_bytes: self.free_bytes + freed }
+    }
 }
 
 /// Bytes free for this process on the file system of `path`.

@@ -27,7 +27,7 @@ use crate::consume_queue::QueueName;
 use crate::io::cold_file::{ColdFile, DIRECT_ALIGNMENT};
 use crate::io::disk::{Disk, DiskFile, is_about_the_place};
 use crate::limits::FLUSH_BYTES_MAX;
-use crate::position::PhysicalOffset;
+use crate::position::{PhysicalOffset, QueueOffset};
 use crate::segment::segment_path;
 use runtime::task::{sleep, spawn};
 
@@ -72,6 +72,11 @@ pub enum ReadError {
         "the ConsumeQueue file {path} is damaged at byte {at}; stop the broker, delete the file and start again"
     )]
     DamagedQueue { path: String, at: u64 },
+    /// The start found the files of the ConsumeQueue missing or damaged. They are being built anew from the CommitLog.
+    #[error(
+        "message {offset} of queue {queue_id} of {topic} cannot be read yet: the ConsumeQueue is being built anew from the CommitLog; try again"
+    )]
+    Rebuilding { topic: String, queue_id: u32, offset: QueueOffset },
 }
 
 /// A file that is read.

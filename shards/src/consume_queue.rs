@@ -62,11 +62,13 @@ impl Entry {
         })
     }
 
-    /// What fills a file before the queue's first entry, as RocketMQ writes it.
+    /// What fills a file before the queue's first entry, as RocketMQ writes it. It leads nowhere.
+    pub(crate) const FILLER: Self =
+        Self { physical_offset: PhysicalOffset::ZERO, size_bytes: i32::MAX.unsigned_abs(), tags_code: 0 };
+
+    /// The bytes of [`Self::FILLER`].
     pub(crate) fn filler() -> [u8; ENTRY_BYTES] {
-        let mut bytes = [0; ENTRY_BYTES];
-        bytes[8..12].copy_from_slice(&i32::MAX.to_be_bytes());
-        bytes
+        Self::FILLER.encode()
     }
 }
 
@@ -108,6 +110,11 @@ impl QueueHandle {
 pub(crate) fn file_place(offset: QueueOffset) -> (u64, u64) {
     let at = offset.get() * ENTRY_BYTES as u64;
     (at - at % FILE_BYTES, at % FILE_BYTES)
+}
+
+/// The first offset of the file that the entry at `offset` is in.
+pub(crate) fn first_in_file_of(offset: QueueOffset) -> QueueOffset {
+    QueueOffset::new(offset.get() / FILE_ENTRIES * FILE_ENTRIES)
 }
 
 #[cfg(test)]

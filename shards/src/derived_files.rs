@@ -9,14 +9,19 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Checkpoint;
 use crate::consume_queue::files::{QueueFiles, QueueStart, QueueState, QueuedEntry};
-use crate::consume_queue::{QueueHandle, QueueName};
+use crate::consume_queue::{Entry, QueueHandle, QueueName, first_in_file_of};
+use crate::damage::DamagedRange;
 use crate::deliberate::{Mistake, makes};
 use crate::dispatch::IndexKey;
 use crate::index_file::{IndexFiles, IndexLayout, KeyLookup, Slots};
 use crate::io::disk::Disk;
 use crate::position::{PhysicalOffset, QueueOffset};
-use crate::positions::{Positions, QueuePosition};
+use crate::positions::{Positions, QueuePosition, RebuildPosition};
+use crate::record::RECORD_BYTES_MIN;
 use crate::segment::{segment_path, segment_start};
+
+/// Placeholders that are written at once.
+const PLACEHOLDERS_AT_ONCE: usize = 64 << 10;
 
 /// Up to where the log is covered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +56,43 @@ impl DerivedBatch {
     fn is_nothing(&self, covered: Covered) -> bool {
         let is_empty = self.entries.is_empty() && self.keys.is_empty() && self.deleted.is_empty();
         self.covered == covered && is_empty && self.new_queues.is_empty() && self.starts.is_empty()
+    }
+}
+
+/// Entries for the messages `[from, to)` of a queue that no record of the log has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placeholders {
+    queue: QueueHandle,
+    from: QueueOffset,
+    to: QueueOffset,
+    entry: Entry,
+}
+
+impl Placeholders {
+    /// For messages that are lost with a damaged stretch of the log: the entries lead there.
+    pub(crate) fn lost(queue: QueueHandle, from: QueueOffset, to: QueueOffset, damage: DamagedRange) -> Self {
+        let size_bytes = u32::try_from(RECORD_BYTES_MIN).expect("a few bytes");
+        let entry = Entry { physical_offset: damage.from, size_bytes, tags_code: 0 };
+        Self { queue, from, to, entry }
+    }
+
+    /// For messages that were removed with the log's first files, so that the file of the last of them has entries from its start on.
+    pub(crate) fn removed(queue: QueueHandle, from: QueueOffset, to: QueueOffset) -> Self {
+        let last = QueueOffset::new(to.get().saturating_sub(1));
+        Self { queue, from: from.max(first_in_file_of(last)), to, entry: Entry::FILLER }
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.to.since(self.from)
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = QueuedEntry> {
+        let Self { queue, from, to, entry } = *self;
+        (from.get()..to.get()).map(move |offset| QueuedEntry {
+            queue,
+            offset: QueueOffset::new(offset),
+            entry,
+        })
     }
 }
 
@@ -94,6 +136,10 @@ pub(crate) struct DerivedFiles<D: Disk> {
     queues: QueueFiles<D>,
     index: IndexFiles<D>,
     covered: Covered,
+    /// Queues whose files are being filled anew, in the order of their handles. Their ends are known, and grow.
+    rebuilding: Vec<QueueHandle>,
+    /// The index has only the keys of the records before this; `None` when it has those of all that is covered.
+    index_end: Option<PhysicalOffset>,
     /// The log before this was synced for a snapshot.
     log_synced: PhysicalOffset,
     is_changed: bool,
@@ -127,6 +173,8 @@ impl<D: Disk> DerivedFiles<D> {
             queues: QueueFiles::new(dir, queues),
             index,
             covered,
+            rebuilding: positions.rebuild.queues.into_iter().map(QueueHandle).collect(),
+            index_end: positions.rebuild.index_end.map(PhysicalOffset::new),
             log_synced: covered.log_end,
             is_changed: false,
             sync_failure: None,
@@ -156,6 +204,7 @@ impl<D: Disk> DerivedFiles<D> {
         self.is_changed = true;
         while let Some(handle) = batch.deleted.last() {
             self.queues.delete(&self.disk, *handle)?;
+            self.rebuilding.retain(|queue| queue != handle);
             batch.deleted.pop();
         }
         for (handle, name) in batch.new_queues.drain(..) {
@@ -165,12 +214,86 @@ impl<D: Disk> DerivedFiles<D> {
         for (queue, min) in batch.starts.drain(..) {
             self.queues.start_at(queue, min);
         }
+        if self.index_end.is_none() {
+            self.write_keys(batch)?;
+        }
+        self.covered = batch.covered;
+        Ok(())
+    }
+
+    fn write_keys(&mut self, batch: &mut DerivedBatch) -> io::Result<()> {
         while let Some(key) = batch.keys.get(batch.keys_done) {
             self.index.add(&self.disk, key)?;
             batch.keys_done += 1;
         }
-        self.index.write_items()?;
-        self.covered = batch.covered;
+        self.index.write_items()
+    }
+
+    /// Whether files are being built anew.
+    pub(crate) fn is_rebuilding(&self) -> bool {
+        !self.rebuilding.is_empty() || self.index_end.is_some()
+    }
+
+    /// The queues whose files are being filled anew.
+    pub(crate) fn rebuilding(&self) -> &[QueueHandle] {
+        &self.rebuilding
+    }
+
+    /// Up to where the index has the keys, while it is being built anew.
+    pub(crate) fn index_end(&self) -> Option<PhysicalOffset> {
+        self.index_end
+    }
+
+    /// Writes entries of queues that are being filled anew and keys that the index lacks, from a stretch of the log that was covered long
+    /// ago and ends at `batch.covered.log_end`. Not durable yet.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub(crate) fn write_again(&mut self, batch: &mut DerivedBatch) -> io::Result<()> {
+        self.is_changed = true;
+        self.queues.write_again(&self.disk, &batch.entries)?;
+        let end = batch.covered.log_end;
+        if self.index_end.is_some_and(|index_end| index_end <= end) {
+            self.write_keys(batch)?;
+            self.index_end = (end < self.covered.log_end).then_some(end);
+        }
+        Ok(())
+    }
+
+    /// Writes placeholders into queues that are being filled anew. Not durable yet.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub(crate) fn write_placeholders(&mut self, placeholders: &Placeholders) -> io::Result<()> {
+        self.is_changed = true;
+        let mut entries = placeholders.entries().peekable();
+        while entries.peek().is_some() {
+            let some: Vec<_> = entries.by_ref().take(PLACEHOLDERS_AT_ONCE).collect();
+            self.queues.write_again(&self.disk, &some)?;
+        }
+        Ok(())
+    }
+
+    /// The files of the queues are whole again. `starts` are those whose first messages were gone from the log before they were written;
+    /// adds those whose first messages have gone since.
+    ///
+    /// # Errors
+    /// A ConsumeQueue file cannot be read. The call is to be repeated.
+    pub(crate) fn queues_are_whole(
+        &mut self,
+        log_start: PhysicalOffset,
+        starts: &mut Vec<QueueStart>,
+    ) -> io::Result<()> {
+        self.is_changed = true;
+        for start in &*starts {
+            self.queues.move_start(start);
+        }
+        for queue in self.rebuilding.iter().copied() {
+            let log_end = self.covered.log_end;
+            starts.extend(self.queues.advance_start(&self.disk, queue, log_start, log_end)?);
+            self.queues.keep_place(&self.disk, queue)?;
+        }
+        self.rebuilding.clear();
         Ok(())
     }
 
@@ -219,9 +342,12 @@ impl<D: Disk> DerivedFiles<D> {
     }
 
     /// Lets a queue without entries go on at `offset`.
-    pub(crate) fn start_empty_at(&mut self, queue: QueueHandle, offset: QueueOffset) {
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub(crate) fn start_empty_at(&mut self, queue: QueueHandle, offset: QueueOffset) -> io::Result<()> {
         self.is_changed = true;
-        self.queues.start_empty_at(queue, offset);
+        self.queues.start_empty_at(&self.disk, queue, offset)
     }
 
     /// Up to where the snapshot on the disk covers the log: what is before need not be there for a start.
@@ -246,6 +372,10 @@ impl<D: Disk> DerivedFiles<D> {
         let end = all.min(from.saturating_add(queues_max));
         for index in from..end {
             let queue = QueueHandle::at(index);
+            // Its entries are not all there. Where it starts is known when they are.
+            if self.rebuilding.binary_search(&queue).is_ok() {
+                continue;
+            }
             if let Some(start) =
                 self.queues.advance_start(&self.disk, queue, log_start, self.covered.log_end)?
             {
@@ -314,6 +444,10 @@ impl<D: Disk> DerivedFiles<D> {
             last_store_timestamp_ms: self.covered.last_store_timestamp_ms,
             queues: self.queues.queues().iter().map(queue_position).collect(),
             index: self.index.positions(),
+            rebuild: RebuildPosition {
+                queues: self.rebuilding.iter().map(|queue| queue.0).collect(),
+                index_end: self.index_end.map(PhysicalOffset::get),
+            },
         }
     }
 

@@ -97,6 +97,8 @@ pub struct RecoveredServe {
     pub(crate) confirm_offset: PhysicalOffset,
     pub(crate) covered: Covered,
     pub(crate) queues: Vec<QueueState>,
+    /// Queues whose entries are not in the files yet.
+    pub(crate) rebuilding: Vec<QueueHandle>,
     pub(crate) damage: KnownDamage,
 }
 
@@ -144,6 +146,8 @@ pub struct StoreLoad {
     pub healed_entries: u64,
     /// Index items since the start that led to no record with their key, once for each lookup.
     pub wrong_index_items: u64,
+    /// Bytes of log that are still to be read for ConsumeQueue and index files that are being built anew; 0 when all can be read.
+    pub rebuild_left_bytes: u64,
     pub scrub: ScrubLoad,
     pub cold: ColdLoad,
 }
@@ -182,6 +186,8 @@ pub struct MessageStore {
     /// What was dispatched and could not be handed to the side thread yet.
     unsent: DerivedBacklog,
     dispatched_entries: u64,
+    /// Queues cannot be read as their entries are being built anew.
+    is_rebuilding: bool,
 }
 
 impl MessageStore {
@@ -208,14 +214,23 @@ impl MessageStore {
         writer: SideWriter,
         cold: ColdReader,
     ) -> Self {
-        let RecoveredServe { dir, segment_bytes, log_min, confirm_offset, covered, queues: known, damage } =
-            recovered;
+        let RecoveredServe {
+            dir,
+            segment_bytes,
+            log_min,
+            confirm_offset,
+            covered,
+            queues: known,
+            rebuilding,
+            damage,
+        } = recovered;
         let mut queues = QueueTable::default();
         for state in known {
             let mut queue = ConsumeQueue::new(state.name, state.min, state.max, state.first_physical);
             queue.is_deleted = state.is_deleted;
             queues.add(queue);
         }
+        queues.miss(&rebuilding);
         let reader = LogReader {
             cold,
             dir,
@@ -236,6 +251,7 @@ impl MessageStore {
             covered,
             unsent: DerivedBacklog::default(),
             dispatched_entries: 0,
+            is_rebuilding: !rebuilding.is_empty(),
         }
     }
 
@@ -363,6 +379,21 @@ impl MessageStore {
         }
     }
 
+    /// Lets queues be read again whose entries were built anew. Call it by the clock.
+    pub fn take_rebuilt(&mut self) {
+        if let Some(starts) = self.writer.take_whole_queues() {
+            self.queues.miss_none();
+            self.is_rebuilding = false;
+            self.move_starts(starts);
+        }
+    }
+
+    fn move_starts(&mut self, starts: Vec<QueueStart>) {
+        for QueueStart { queue, min, first_physical } in starts {
+            self.queues.start_at(queue, min, Some(first_physical));
+        }
+    }
+
     /// A way through all of the log that checks every record.
     pub fn scrub(&self) -> Scrub {
         Scrub::new(Rc::clone(&self.reader))
@@ -421,14 +452,16 @@ impl MessageStore {
         self.writer.survey()
     }
 
-    /// Lets the log begin at `log_start`, the start of a file: from now on nothing before is read. The future removes the files in
-    /// small steps; what it returns is for [`Self::removed`]. One removal at a time.
+    /// Lets the log begin at `log_start`, the start of a file: from now on nothing before is read. What the future returns is for
+    /// [`Self::removed`]; one at a time. The files go in small steps, which are larger while the disk is fuller than
+    /// `brisk_above_percent`; a survey tells what is left of them.
     ///
     /// # Panics
     /// When [`Self::written_end`] is not there yet.
     pub fn remove_before(
         &mut self,
         log_start: PhysicalOffset,
+        brisk_above_percent: f64,
     ) -> impl Future<Output = io::Result<QueueStarts>> + 'static + use<> {
         let reader = &self.reader;
         assert!(log_start.get().is_multiple_of(reader.segment_bytes), "whole files are removed");
@@ -437,15 +470,13 @@ impl MessageStore {
         reader.is_being_removed.set(true);
         reader.cold.forget_log_before(log_start);
         reader.damage.forget_before(log_start);
-        let removal = self.writer.remove_before(log_start);
+        let removal = self.writer.remove_before(log_start, brisk_above_percent);
         async move { removal.await.map(QueueStarts) }
     }
 
     /// The queues start where the log does.
     pub fn removed(&mut self, starts: QueueStarts) {
-        for QueueStart { queue, min, first_physical } in starts.0 {
-            self.queues.start_at(queue, min, Some(first_physical));
-        }
+        self.move_starts(starts.0);
         self.reader.is_being_removed.set(false);
     }
 
@@ -481,6 +512,7 @@ impl MessageStore {
             skipped_messages: self.reader.damage.skipped_messages(),
             healed_entries: self.reader.damage.healed_entries(),
             wrong_index_items: self.reader.damage.wrong_index_items(),
+            rebuild_left_bytes: self.writer.rebuild_left_bytes().max(u64::from(self.is_rebuilding)),
             scrub: self.reader.scrub.load(),
             cold: self.reader.cold.load(),
         }
@@ -530,6 +562,9 @@ impl MessageStore {
             Get::Cold(ColdGet { reader, queue: queue.name.clone(), bounds, offset, planned_min, plan })
         };
         let written = queue.memory_start();
+        if let Some(rebuilding) = rebuilding(queue, offset) {
+            return cold(GetPlan::Refused(rebuilding));
+        }
         if offset < written {
             let wanted = match request.filter {
                 TagFilter::All => u64::from(request.messages_max.clamp(1, crate::limits::PULL_MESSAGES_MAX)),
@@ -604,13 +639,18 @@ impl MessageStore {
         boundary: TimeBoundary,
     ) -> impl Future<Output = Result<QueueOffset, ReadError>> + 'static + use<> {
         let mark = TimeMark { timestamp_ms, boundary };
-        let plan = self.queues.queue(topic, queue_id).filter(|queue| queue.min < queue.max).map(|queue| {
+        let queue = self.queues.queue(topic, queue_id).filter(|queue| queue.min < queue.max);
+        let refused = queue.and_then(|queue| rebuilding(queue, queue.min));
+        let plan = queue.map(|queue| {
             let (hot_start, split) = self.search_hot(queue, mark);
             let old = (split == hot_start && queue.min < hot_start)
                 .then(|| self.old_messages(queue, queue.min, hot_start));
             (queue.min, split, old)
         });
         async move {
+            if let Some(error) = refused {
+                return Err(error);
+            }
             let Some((min, split, old)) = plan else { return Ok(QueueOffset::ZERO) };
             let split = match old {
                 Some(old) => old.search(mark).await?,
@@ -667,22 +707,25 @@ impl MessageStore {
         queue_id: u32,
         offset: QueueOffset,
     ) -> impl Future<Output = Result<Option<i64>, ReadError>> + 'static + use<> {
-        let old =
-            self.queues.queue(topic, queue_id).filter(|queue| queue.min <= offset && offset < queue.max).map(
-                |queue| match queue.entry(offset) {
-                    // In memory: one entry is enough.
-                    Some(entry) => OldMessages {
-                        reader: Rc::clone(&self.reader),
-                        queue: queue.name.clone(),
-                        from: offset,
-                        to: offset.plus(1),
-                        written: offset,
-                        entries: vec![*entry],
-                    },
-                    None => self.old_messages(queue, offset, offset.plus(1)),
-                },
-            );
+        let queue = self.queues.queue(topic, queue_id);
+        let queue = queue.filter(|queue| queue.min <= offset && offset < queue.max);
+        let refused = queue.and_then(|queue| rebuilding(queue, offset));
+        let old = queue.map(|queue| match queue.entry(offset) {
+            // In memory: one entry is enough.
+            Some(entry) => OldMessages {
+                reader: Rc::clone(&self.reader),
+                queue: queue.name.clone(),
+                from: offset,
+                to: offset.plus(1),
+                written: offset,
+                entries: vec![*entry],
+            },
+            None => self.old_messages(queue, offset, offset.plus(1)),
+        });
         async move {
+            if let Some(error) = refused {
+                return Err(error);
+            }
             match old {
                 Some(old) => old.store_time(offset).await.map(|time| (time != REMOVED_MS).then_some(time)),
                 None => Ok(None),
@@ -783,4 +826,11 @@ impl MessageStore {
     pub fn close(&mut self, exit: StoreExit) -> impl Future<Output = io::Result<()>> + 'static + use<> {
         self.writer.close(std::mem::take(&mut self.unsent), exit == StoreExit::Clean)
     }
+}
+
+/// Why the message at `offset` cannot be read yet, if so.
+fn rebuilding(queue: &ConsumeQueue, offset: QueueOffset) -> Option<ReadError> {
+    let QueueName { topic, queue_id } = &queue.name;
+    let (topic, queue_id) = (topic.to_string(), *queue_id);
+    queue.is_missing(offset).then_some(ReadError::Rebuilding { topic, queue_id, offset })
 }

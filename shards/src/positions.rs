@@ -11,7 +11,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use crate::io::disk::Disk;
 use crate::sealed_file::{Seal, SealedFileError};
 
-const SEAL: Seal = Seal { name: *b"RINGMQPS", version: 1 };
+const SEAL: Seal = Seal { name: *b"RINGMQPS", version: 2 };
 const FILE_NAME: &str = "positions";
 const SET_ASIDE_NAME: &str = "positions.before";
 const FILE_BYTES_MAX: usize = 1 << 30;
@@ -29,6 +29,23 @@ pub(crate) struct Positions {
     pub(crate) queues: Vec<QueuePosition>,
     /// All index files, oldest first.
     pub(crate) index: Vec<IndexPosition>,
+    /// What of the files is not there yet: it is being built anew from the log.
+    pub(crate) rebuild: RebuildPosition,
+}
+
+/// What is being built anew beside serving.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub(crate) struct RebuildPosition {
+    /// Places in [`Positions::queues`] of the queues whose files are to be filled. Where they go on is known.
+    pub(crate) queues: Vec<u32>,
+    /// The index has only the keys of the records before this; `None` when it has those up to [`Positions::log_end`].
+    pub(crate) index_end: Option<u64>,
+}
+
+impl RebuildPosition {
+    pub(crate) fn is_over(&self) -> bool {
+        self.queues.is_empty() && self.index_end.is_none()
+    }
 }
 
 /// One queue.

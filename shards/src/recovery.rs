@@ -2,8 +2,9 @@
 //! everything goes on. Blocking, on the [`Disk`] trait, before the cores start.
 //!
 //! 1. The marker `abort` is made. Was it there, the last exit was not clean.
-//! 2. The positions snapshot is checked against the files and the log. Does anything disagree, ConsumeQueues and index are removed
-//!    and built anew from the whole log. Otherwise they are cut back to the snapshot, after an unclean exit.
+//! 2. The positions snapshot is checked against the files and the log. Files that disagree are removed, to be built anew while the shard
+//!    serves ([`Rebuild`]). Without a snapshot that agrees with the log, nobody knows where queues go on: ConsumeQueues and index are
+//!    built anew from the whole log before anything is served. After an unclean exit the files are cut back to the snapshot.
 //! 3. The log is scanned from there on, and what was derived from each record is written.
 //! 4. A torn end is cut; a snapshot is taken.
 //!
@@ -24,6 +25,7 @@ use crate::commit_log::RecoveredLog;
 use crate::commit_log::scan::{
     Damage, ScanError, ScanLog, Scanned, UNSYNCED_MARKER, cut, scan, torn_window_bytes,
 };
+use crate::consume_queue::QueueName;
 use crate::consume_queue::files::QueueState;
 use crate::consume_queue::places::read_places;
 use crate::damage::{INDEX_MARKER, KnownDamage};
@@ -45,9 +47,12 @@ mod dispatch;
 pub(crate) mod snapshot_check;
 
 use dispatch::Dispatch;
+use snapshot_check::Disagreement;
 
 /// How much is scanned between two reports of progress, bytes.
 const PROGRESS_BYTES: u64 = 16 << 20;
+/// Why files are built anew that the last life was building anew.
+const NOT_OVER: &str = "the last life had not built all of them anew";
 /// Damaged stretches that one start tells one by one.
 const TOLD_MAX: u64 = 20;
 
@@ -58,12 +63,22 @@ pub struct ShardConfig {
     pub segment_bytes: u64,
     /// Size of the index files.
     pub index: IndexLayout,
+    pub rebuild: Rebuild,
+}
+
+/// When damaged or missing ConsumeQueue and index files are built anew, where a snapshot of the positions still says where queues go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rebuild {
+    /// While the shard serves, by its side thread. Until then messages of such a queue cannot be read, nor be found by their keys.
+    BesideServing,
+    /// Before the start is over: for those who want the files whole.
+    BeforeServing,
 }
 
 impl ShardConfig {
-    /// With index files of RocketMQ's size.
+    /// With index files of RocketMQ's size, and whole when the start is over.
     pub fn new(segment_bytes: u64) -> Self {
-        Self { segment_bytes, index: IndexLayout::ROCKETMQ }
+        Self { segment_bytes, index: IndexLayout::ROCKETMQ, rebuild: Rebuild::BeforeServing }
     }
 }
 
@@ -114,6 +129,8 @@ pub struct RecoveryReport {
     pub clean: bool,
     /// Whether ConsumeQueues and index were built anew, and why.
     pub rebuilt: Option<String>,
+    /// Whether some of them are being built anew beside serving, and why.
+    pub rebuilding: Option<String>,
     /// Bytes behind the last good record that were zeroed, as the torn end of an unfinished flush.
     pub torn_bytes: u64,
     /// Damaged stretches of the log that the scan passed over, and their bytes.
@@ -171,21 +188,28 @@ pub fn recover_shard<D: Disk + Clone>(
     }
     let was_stopped = !mark_in_use(disk, dir).map_err(derived_error)?;
     let is_ours = look_for_others(disk, dir, &snapshot, was_stopped).map_err(derived_error)?;
-    let clean = was_stopped && is_ours;
+    let exit = LastExit { clean: was_stopped && is_ours, is_ours };
     let log = ScanLog {
         dir: &log_dir,
         segments: &segments,
         segment_bytes: config.segment_bytes,
         torn_window_bytes: torn_window_bytes(disk, dir)?,
         durable_to: snapshot.durable_to(),
+        is_in_use: false,
     };
     let mut damage = KnownDamage::read(disk, dir).map_err(derived_error)?;
-    let (files, rebuilt) =
-        open_files(disk, dir, config, &log, &snapshot, &damage, clean).map_err(derived_error)?;
+    let Opened { files, rebuilt, rebuilding } =
+        open_files(disk, dir, config, &log, &snapshot, &damage, exit).map_err(derived_error)?;
 
     let scanned_from = files.covered().log_end;
-    let mut report =
-        RecoveryReport { scanned_from, clean, rebuilt, end: scanned_from, ..RecoveryReport::default() };
+    let mut report = RecoveryReport {
+        scanned_from,
+        clean: exit.clean,
+        rebuilt,
+        rebuilding,
+        end: scanned_from,
+        ..RecoveryReport::default()
+    };
     let known_before = damage.clone();
     if report.rebuilt.is_some() {
         // All of the log is looked at again.
@@ -265,6 +289,7 @@ pub fn recover_shard<D: Disk + Clone>(
             confirm_offset: end.end,
             covered,
             queues,
+            rebuilding: files.rebuilding().to_vec(),
             damage: damage.clone(),
         },
         side: RecoveredSide {
@@ -291,6 +316,8 @@ struct Snapshot {
     /// As the file `positions` has it, or what is wrong with that.
     current: Result<Positions, String>,
     set_aside: Option<Positions>,
+    /// Up to where the checkpoint says that the log was durable, which is written after the snapshot; 0 when it says nothing.
+    checkpoint_end: PhysicalOffset,
 }
 
 impl Snapshot {
@@ -300,7 +327,15 @@ impl Snapshot {
             Ok(None) => Err("there is no positions snapshot".to_owned()),
             Err(damage) => Err(format!("the positions snapshot is not usable: {damage}")),
         };
-        Ok(Self { current, set_aside: Positions::read_set_aside(disk, dir)? })
+        let checkpoint_end = match Checkpoint::read(disk, dir)? {
+            checkpoint::Found::Ours(found) => PhysicalOffset::from_i64(found.confirm_offset),
+            _ => None,
+        };
+        Ok(Self {
+            current,
+            set_aside: Positions::read_set_aside(disk, dir)?,
+            checkpoint_end: checkpoint_end.unwrap_or_default(),
+        })
     }
 
     /// Where nothing says how far queues had come, keeps what their files say of it.
@@ -320,9 +355,10 @@ impl Snapshot {
         self.current.as_ref().ok().or(self.set_aside.as_ref())
     }
 
-    /// Snapshots are taken of what is durable: whatever else may be wrong with them, no crash tore the log before this.
+    /// Snapshots and checkpoints are taken of what is durable: whatever else may be wrong with them, no crash tore the log before this.
     fn durable_to(&self) -> PhysicalOffset {
-        self.newest().map_or(PhysicalOffset::ZERO, |positions| PhysicalOffset::new(positions.log_end))
+        let snapshot_end = self.newest().map(|positions| PhysicalOffset::new(positions.log_end));
+        snapshot_end.unwrap_or_default().max(self.checkpoint_end)
     }
 
     fn queues(&self) -> &[QueuePosition] {
@@ -410,7 +446,22 @@ fn mark_in_use<D: Disk>(disk: &D, dir: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Opens what was derived: as the snapshot says, or empty, with the reason why the snapshot is of no use.
+/// How the last life of the shard ended.
+#[derive(Clone, Copy, Debug)]
+struct LastExit {
+    clean: bool,
+    /// Nobody else has used the folder since.
+    is_ours: bool,
+}
+
+/// What was derived, and why the snapshot was of no use, or why a part of the files was not.
+struct Opened<D: Disk> {
+    files: DerivedFiles<D>,
+    rebuilt: Option<String>,
+    rebuilding: Option<String>,
+}
+
+/// Opens what was derived: as the snapshot says, without the files that disagree with it, or empty.
 fn open_files<D: Disk + Clone>(
     disk: &D,
     dir: &Path,
@@ -418,30 +469,47 @@ fn open_files<D: Disk + Clone>(
     log: &ScanLog<'_>,
     snapshot: &Snapshot,
     damage: &KnownDamage,
-    clean: bool,
-) -> io::Result<(DerivedFiles<D>, Option<String>)> {
+    exit: LastExit,
+) -> io::Result<Opened<D>> {
     let open = |positions, slots| {
         DerivedFiles::open(disk.clone(), dir, config.segment_bytes, config.index, positions, slots)
     };
+    let log_start = log.segments.first().copied().unwrap_or_default();
     let found = match &snapshot.current {
-        Ok(_) if disk.exists(&dir.join(INDEX_MARKER))? => {
-            Err("the index led a lookup by key astray".to_owned())
-        }
-        Ok(positions) => snapshot_check::check(disk, dir, config, log, positions, damage)?
-            .map_or_else(|| Ok(positions.clone()), Err),
+        Ok(positions) => match snapshot_check::check(disk, dir, config, log, positions, damage)? {
+            Ok(mut disagreement) => {
+                if disk.exists(&dir.join(INDEX_MARKER))? {
+                    disagreement.index("the index led a lookup by key astray".to_owned());
+                }
+                // Whom a stock RocketMQ's files disagree with cannot be told.
+                let is_beside = config.rebuild == Rebuild::BesideServing && exit.is_ours;
+                match disagreement.reason.clone() {
+                    Some(reason) if !is_beside => Err(reason),
+                    None if !is_beside && !positions.rebuild.is_over() => Err(NOT_OVER.to_owned()),
+                    _ => Ok((positions.clone(), disagreement)),
+                }
+            }
+            Err(reason) => Err(reason),
+        },
         Err(reason) => Err(reason.clone()),
     };
-    let log_start = log.segments.first().copied().unwrap_or_default();
     match found {
-        Ok(positions) => {
-            let mut files = open(positions, if clean { Slots::Read } else { Slots::Rebuild })?;
-            if !clean {
+        Ok((mut positions, disagreement)) => {
+            give_up(disk, dir, &mut positions, &disagreement, log_start)?;
+            let mut files = open(positions, if exit.clean { Slots::Read } else { Slots::Rebuild })?;
+            if !exit.clean {
                 remove_unknown_queues(disk, dir, files.queues())?;
+            }
+            if !exit.clean || disagreement.reason.is_some() {
                 files.cut()?;
             }
             // A removal of old files may have ended before the next snapshot.
             files.advance_starts(log_start, 0, usize::MAX, &mut Vec::new())?;
-            Ok((files, None))
+            let rebuilding = match disagreement.reason {
+                None if files.is_rebuilding() => Some(NOT_OVER.to_owned()),
+                reason => reason,
+            };
+            Ok(Opened { files, rebuilt: None, rebuilding })
         }
         Err(reason) => {
             if snapshot.current.is_ok() {
@@ -461,9 +529,37 @@ fn open_files<D: Disk + Clone>(
             if !is_new {
                 tracing::warn!(dir = %dir.display(), reason, "ConsumeQueues and index are built anew from the log");
             }
-            Ok((files, (!is_new).then_some(reason)))
+            Ok(Opened { files, rebuilt: (!is_new).then_some(reason), rebuilding: None })
         }
     }
+}
+
+/// Removes the files that disagree, and has the positions say that they are to be built anew. Until a snapshot says so, the next start finds
+/// them missing.
+fn give_up<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    positions: &mut Positions,
+    disagreement: &Disagreement,
+    log_start: PhysicalOffset,
+) -> io::Result<()> {
+    let Some(reason) = &disagreement.reason else { return Ok(()) };
+    tracing::warn!(
+        dir = %dir.display(), reason, queues = disagreement.queues.len(), index = disagreement.index,
+        "ConsumeQueue and index files are built anew from the log, beside serving"
+    );
+    for place in &disagreement.queues {
+        let QueuePosition { topic, queue_id, .. } = &positions.queues[*place as usize];
+        disk.remove_dir_all(&QueueName { topic: topic.as_str().into(), queue_id: *queue_id }.dir(dir))?;
+    }
+    positions.rebuild.queues.extend_from_slice(&disagreement.queues);
+    positions.rebuild.queues.sort_unstable();
+    if disagreement.index {
+        // All of its files go: the positions name none any more.
+        positions.index.clear();
+        positions.rebuild.index_end = Some(log_start.get());
+    }
+    Ok(())
 }
 
 /// Removes the ConsumeQueues that came after the snapshot: those of records that are still there come again. A file where only folders

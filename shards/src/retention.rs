@@ -63,6 +63,8 @@ pub struct DiskSurvey {
     /// The files of the log, oldest first, those made ahead of its end too.
     pub segments: Vec<SegmentAge>,
     pub usage: DiskUsage,
+    /// What files take that are out of the log and being removed, bytes.
+    pub leaving_bytes: u64,
 }
 
 /// A topic that wants its messages kept longer than the others.
@@ -108,10 +110,9 @@ pub struct Removal {
 
 /// What is to go now.
 pub fn decide(rules: &RetentionRules, survey: &DiskSurvey, moment: &Moment<'_>) -> Option<Removal> {
-    let used_percent = survey.usage.used_percent();
-    let is_over = used_percent > rules.expired_above_percent;
+    let mut usage = survey.usage.without(survey.leaving_bytes);
+    let is_over = usage.used_percent() > rules.expired_above_percent;
     let kept = moment.written_end.get() / moment.segment_bytes * moment.segment_bytes;
-    let mut usage = survey.usage;
     let mut removal: Option<Removal> = None;
     for segment in survey.segments.iter().take(FILES_PER_ROUND_MAX) {
         let end = segment.start.plus(moment.segment_bytes);
@@ -126,8 +127,7 @@ pub fn decide(rules: &RetentionRules, survey: &DiskSurvey, moment: &Moment<'_>) 
         } else {
             break;
         };
-        usage.used_bytes = usage.used_bytes.saturating_sub(moment.segment_bytes);
-        usage.free_bytes += moment.segment_bytes;
+        usage = usage.without(moment.segment_bytes);
         let files = removal.map_or(0, |removal| removal.files) + 1;
         removal = Some(Removal { before: end, files, cause });
     }
@@ -176,6 +176,7 @@ mod tests {
                 used_bytes: used_percent * SEGMENT,
                 free_bytes: (100 - used_percent) * SEGMENT,
             },
+            leaving_bytes: 0,
         }
     }
 
@@ -214,6 +215,12 @@ mod tests {
         let full = survey(&[10, 9, 8, 7, 6, 0], 87);
         assert_eq!(decided(&full, &moment(false, 5)), Some((2, RemovalCause::Forced)), "85 % is left");
         let mut keeping = rules();
+        let leaving = DiskSurvey { leaving_bytes: SEGMENT, ..full.clone() };
+        assert_eq!(
+            decided(&leaving, &moment(false, 5)),
+            Some((1, RemovalCause::Forced)),
+            "one is on its way"
+        );
         keeping.forced_above_percent = None;
         assert_eq!(decide(&keeping, &full, &moment(true, 5)), None);
     }

@@ -23,15 +23,19 @@ use crate::positions::Positions;
 use crate::retention::{DiskSurvey, SegmentAge};
 use crate::segment::{list_segments, segment_path};
 
+mod rebuild;
 mod removal;
 
-use removal::Removal;
+use rebuild::RebuildPass;
+use removal::{Leaving, Removal};
 
 /// How often what was derived is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// So many ConsumeQueue entries are written before the next snapshot, which bounds the memory that they take. Not fewer: with
 /// thousands of queues each file is opened for every write, and what that costs is to be shared by many entries.
 const WRITE_ENTRIES: usize = 256 << 10;
+/// A step of building files anew takes this part of the thread's time at most.
+const REBUILD_SHARE: u32 = 4;
 /// How often everything is written and made durable.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the thread waits after the disk refused, and how often it says so.
@@ -47,6 +51,8 @@ const REQUESTS_MAX: usize = 4096;
 pub struct SideWriter {
     batches: flume::Sender<DerivedBatch>,
     requests: flume::Sender<Request>,
+    /// Once, when ConsumeQueues that were built anew are whole: the queues whose starts have moved.
+    whole_queues: flume::Receiver<Vec<QueueStart>>,
     progress: Arc<Progress>,
 }
 
@@ -67,6 +73,8 @@ struct Progress {
     written: AtomicU64,
     /// ConsumeQueue entries written since the start.
     written_entries: AtomicU64,
+    /// Bytes of log that are still to be read for the files that are being built anew.
+    rebuild_left_bytes: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -89,6 +97,7 @@ enum Request {
     /// The log begins at `log_start` from now on: the files before go.
     Remove {
         log_start: PhysicalOffset,
+        brisk_above_percent: f64,
         done: flume::Sender<io::Result<Vec<QueueStart>>>,
     },
     Close {
@@ -164,22 +173,29 @@ impl SideWriter {
         let progress = Arc::new(Progress {
             written: AtomicU64::new(positions.log_end),
             written_entries: AtomicU64::new(0),
+            rebuild_left_bytes: AtomicU64::new(0),
         });
         let files = DerivedFiles::open(disk, &dir, segment_bytes, index, positions, Slots::Read)?;
         let (batches, batches_in) = flume::bounded(BATCHES_MAX);
         let (requests, requests_in) = flume::bounded(REQUESTS_MAX);
+        let (whole_queues_out, whole_queues) = flume::bounded(1);
+        let rebuild = RebuildPass::begin(&files, &dir, segment_bytes);
         let work = SideWork {
             dir,
             segment_bytes,
             files,
             batches: batches_in,
             requests: requests_in,
+            whole_queues: whole_queues_out,
             progress: Arc::clone(&progress),
             unwritten: DerivedBacklog::default(),
             removal: None,
+            leaving: Leaving::default(),
+            rebuild,
             complained: None,
         };
-        Ok((Self { batches, requests, progress }, work))
+        work.tell_rebuild();
+        Ok((Self { batches, requests, whole_queues, progress }, work))
     }
 
     /// Replaces the file at `path` durably and atomically; the file before stays as `path` + `.bak`. Of several writes of one
@@ -234,6 +250,16 @@ impl SideWriter {
         self.progress.written_entries.load(Ordering::Relaxed)
     }
 
+    /// Bytes of log that are still to be read for the files that are being built anew; 0 when none is.
+    pub(crate) fn rebuild_left_bytes(&self) -> u64 {
+        self.progress.rebuild_left_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Says once that the ConsumeQueues which were built anew are whole, with those whose starts have moved.
+    pub(crate) fn take_whole_queues(&self) -> Option<Vec<QueueStart>> {
+        self.whole_queues.try_recv().ok()
+    }
+
     /// Hands over a batch; gives it back while too many wait.
     pub(crate) fn try_write(&self, batch: DerivedBatch) -> Option<DerivedBatch> {
         self.batches.try_send(batch).err().map(flume::TrySendError::into_inner)
@@ -249,12 +275,14 @@ impl SideWriter {
         self.ask(|done| Request::Survey { done })
     }
 
-    /// Removes the files of the log before `log_start`, in small steps. Returns the queues whose starts have moved with it.
+    /// Removes the files of the log before `log_start`, in small steps, which are larger while the disk is fuller than
+    /// `brisk_above_percent`. Returns the queues whose starts have moved with it, as soon as they have.
     pub(crate) fn remove_before(
         &self,
         log_start: PhysicalOffset,
+        brisk_above_percent: f64,
     ) -> impl Future<Output = io::Result<Vec<QueueStart>>> + 'static + use<> {
-        self.ask(move |done| Request::Remove { log_start, done })
+        self.ask(move |done| Request::Remove { log_start, brisk_above_percent, done })
     }
 
     fn ask<T: 'static, F: FnOnce(flume::Sender<io::Result<T>>) -> Request + 'static>(
@@ -298,11 +326,15 @@ pub struct SideWork<D: Disk> {
     files: DerivedFiles<D>,
     batches: flume::Receiver<DerivedBatch>,
     requests: flume::Receiver<Request>,
+    whole_queues: flume::Sender<Vec<QueueStart>>,
     progress: Arc<Progress>,
     /// Taken from `batches` and not completely in the files.
     unwritten: DerivedBacklog,
-    /// Files of the log that are being removed.
+    /// Files were taken out of the log, and queues and index are to follow.
     removal: Option<(Removal, flume::Sender<io::Result<Vec<QueueStart>>>)>,
+    leaving: Leaving,
+    /// Files that the start found missing or damaged are being built anew.
+    rebuild: Option<RebuildPass>,
     /// When a failing disk was last spoken of.
     complained: Option<Instant>,
 }
@@ -312,7 +344,10 @@ impl<D: Disk> SideWork<D> {
     /// work is over.
     pub fn turn(&mut self, takes_snapshot: bool) -> bool {
         let requests: Vec<_> = self.requests.try_iter().collect();
-        let result = self.look(takes_snapshot, true).and_then(|()| self.remove_some());
+        let result = self
+            .look(takes_snapshot, true)
+            .and_then(|()| self.remove_some())
+            .and_then(|()| self.rebuild_some());
         self.complain(&result);
         self.serve(requests)
     }
@@ -320,8 +355,10 @@ impl<D: Disk> SideWork<D> {
     fn run(mut self) {
         let mut look_at = Instant::now() + LOOK_INTERVAL;
         let mut snapshot_at = Instant::now() + SNAPSHOT_INTERVAL;
+        let mut rebuild_at = Instant::now();
         loop {
-            let request = self.requests.recv_timeout(look_at.saturating_duration_since(Instant::now()));
+            let wake_at = if self.rebuild.is_some() { look_at.min(rebuild_at) } else { look_at };
+            let request = self.requests.recv_timeout(wake_at.saturating_duration_since(Instant::now()));
             let mut requests = Vec::new();
             match request {
                 Ok(request) => requests.push(request),
@@ -344,6 +381,12 @@ impl<D: Disk> SideWork<D> {
                 }
                 self.complain(&result);
             }
+            if self.rebuild.is_some() && now >= rebuild_at {
+                let result = self.rebuild_some();
+                self.complain(&result);
+                let rest = if result.is_ok() { now.elapsed() * (REBUILD_SHARE - 1) } else { RETRY_INTERVAL };
+                rebuild_at = Instant::now() + rest;
+            }
             if self.serve(requests) {
                 return;
             }
@@ -364,14 +407,35 @@ impl<D: Disk> SideWork<D> {
 
     /// Does a step of the removal that is under way.
     fn remove_some(&mut self) -> io::Result<()> {
-        let Some((removal, _)) = &mut self.removal else { return Ok(()) };
-        if removal.step(&mut self.files)?
+        if let Some((removal, _)) = &mut self.removal
+            && removal.step(&mut self.files)?
             && let Some((removal, done)) = self.removal.take()
         {
             // Whoever no longer waits has closed the store.
             let _ = done.send(Ok(removal.into_moved()));
         }
+        self.leaving.step(self.files.disk())
+    }
+
+    /// Does a step of building files anew.
+    fn rebuild_some(&mut self) -> io::Result<()> {
+        let Some(pass) = &mut self.rebuild else { return Ok(()) };
+        if let Some(starts) = pass.step(&mut self.files)? {
+            // Whoever no longer waits has closed the store.
+            let _ = self.whole_queues.send(starts);
+        }
+        if !self.files.is_rebuilding() {
+            self.rebuild = None;
+            // In case that all queues which were to be told of were deleted.
+            let _ = self.whole_queues.try_send(Vec::new());
+        }
+        self.tell_rebuild();
         Ok(())
+    }
+
+    fn tell_rebuild(&self) {
+        let left_bytes = self.rebuild.as_ref().map_or(0, |pass| pass.left_bytes(&self.files));
+        self.progress.rebuild_left_bytes.store(left_bytes, Ordering::Relaxed);
     }
 
     /// Takes what the serve core handed over.
@@ -402,7 +466,7 @@ impl<D: Disk> SideWork<D> {
             Ok(SegmentAge { start, modified_ms })
         };
         let segments = starts.into_iter().map(age).collect::<io::Result<_>>()?;
-        Ok(DiskSurvey { segments, usage: disk.usage(&log_dir)? })
+        Ok(DiskSurvey { segments, usage: disk.usage(&log_dir)?, leaving_bytes: self.leaving.bytes() })
     }
 
     fn complain(&mut self, result: &io::Result<()>) {
@@ -443,9 +507,16 @@ impl<D: Disk> SideWork<D> {
                 Request::Survey { done } => {
                     let _ = done.send(self.survey());
                 }
-                Request::Remove { log_start, done } => {
+                Request::Remove { log_start, brisk_above_percent, done } => {
                     assert!(self.removal.is_none(), "one removal at a time");
-                    match Removal::begin(&mut self.files, &self.dir, self.segment_bytes, log_start) {
+                    match Removal::begin(
+                        &mut self.files,
+                        &self.dir,
+                        self.segment_bytes,
+                        log_start,
+                        brisk_above_percent,
+                        &mut self.leaving,
+                    ) {
                         Ok(removal) => self.removal = Some((removal, done)),
                         Err(error) => {
                             let _ = done.send(Err(error));
@@ -471,9 +542,7 @@ impl<D: Disk> SideWork<D> {
         }
         let Some((is_clean, done)) = close else { return false };
         self.take_batches();
-        if let Some((mut removal, _)) = self.removal.take()
-            && let Err(error) = removal.hurry(self.files.disk())
-        {
+        if let Err(error) = self.leaving.hurry(self.files.disk()) {
             tracing::warn!(dir = %self.dir.display(), %error, "the next start removes old CommitLog files");
         }
         let result = self.write_batches().and_then(|()| self.files.finish()).and_then(|()| match is_clean {

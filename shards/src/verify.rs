@@ -146,6 +146,7 @@ pub fn verify_shard<D: Disk + Clone>(
         segment_bytes: config.segment_bytes,
         torn_window_bytes: torn_window_bytes(disk, dir)?,
         durable_to: durable_to(disk, dir).map_err(io_error)?,
+        is_in_use: false,
     };
     let is_clean = !disk.exists(&abort_path(dir)).map_err(io_error)?;
     let positions = usable_positions(disk, dir, &mut report).map_err(io_error)?;
@@ -172,6 +173,10 @@ pub fn verify_shard<D: Disk + Clone>(
         covered: positions
             .as_ref()
             .map_or(PhysicalOffset::ZERO, |positions| PhysicalOffset::new(positions.log_end)),
+        index_end: positions
+            .as_ref()
+            .and_then(|positions| positions.rebuild.index_end)
+            .map(PhysicalOffset::new),
         next_offsets: HashMap::new(),
         has_damage: false,
         queues_may_restart: disk.exists(&dir.join(STOCK_MARKER)).map_err(io_error)?,
@@ -284,6 +289,8 @@ struct Pass<'a, D: Disk> {
     log_start: PhysicalOffset,
     /// What was derived from the log before this must be in the files.
     covered: PhysicalOffset,
+    /// Where an index that is being built anew goes on.
+    index_end: Option<PhysicalOffset>,
     next_offsets: HashMap<String, HashMap<u32, QueueOffset>>,
     has_damage: bool,
     /// A stock broker may have deleted a topic and made it again.
@@ -306,8 +313,10 @@ impl<D: Disk> Pass<'_, D> {
             if let Some(entry) = entry {
                 self.queues.expect(record, entry, &mut self.report)?;
             }
-            for key in &keys {
-                self.index.expect(key, &mut self.report)?;
+            if self.index_end.is_none_or(|index_end| record.physical_offset() < index_end) {
+                for key in &keys {
+                    self.index.expect(key, &mut self.report)?;
+                }
             }
         }
         Ok(())

@@ -7,6 +7,7 @@ mod fuzz;
 mod migration;
 mod old_files;
 mod plain_record;
+mod rebuild;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

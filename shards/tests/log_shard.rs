@@ -122,6 +122,7 @@ fn recover(root: &Path) -> (RecoveredLog, Vec<(u64, Placement)>) {
         segment_bytes: SEGMENT_BYTES_MIN,
         torn_window_bytes: torn_window_bytes(&StdDisk, root).unwrap(),
         durable_to: PhysicalOffset::ZERO,
+        is_in_use: false,
     };
     let mut found = Vec::new();
     let mut next = [0_u64; 3];

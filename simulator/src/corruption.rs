@@ -212,6 +212,7 @@ fn start_and_read(world: &mut World<'_>) -> Result<Outcome, String> {
     for (consumer, queue) in (0..CONSUMERS).flat_map(|consumer| QUEUES.map(|queue| (consumer, queue))) {
         oracle.offset_after_tampering(consumer, queue, process.offset(consumer, queue));
     }
+    process.build_all_anew();
     let mut outcome = Outcome::Whole;
     for queue in QUEUES {
         if process.read_queue(queue, oracle).is_err() {
@@ -292,7 +293,7 @@ pub fn study(seed: u64, flips: usize, bug: Option<Bug>) -> Result<Vec<(Part, Out
     world.halt()?;
     let healthy = world.disk().fork();
     let log_end = log_end(&world.oracle);
-    let config = ShardConfig { segment_bytes: plan.shape.segment_bytes, index: INDEX_LAYOUT };
+    let config = ShardConfig { index: INDEX_LAYOUT, ..ShardConfig::new(plan.shape.segment_bytes) };
     if let Some(finding) = findings(&healthy, &config)?.first() {
         return Err(format!("nothing was tampered with, yet the check finds {finding:?}"));
     }

@@ -91,6 +91,8 @@ pub enum Act {
     StopAtChange { changes: u64, stop: Stop },
     /// The process stops as it should.
     CleanStop,
+    /// The process is killed, and somebody removes files that it derived from the log.
+    LoseDerived(Derived),
     /// The node's clock jumps.
     ClockJump { ms: i64 },
     /// The disk fails, once.
@@ -101,6 +103,27 @@ pub enum Act {
     DiskSlow { factor: u64, for_us: u64 },
     /// Nothing gets from the clients to the node for a while, or nothing back.
     Blocked { to_node: bool, for_us: u64 },
+}
+
+/// Files that are derived from the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Derived {
+    /// The ConsumeQueue of one queue.
+    Queue(QueueKey),
+    /// All ConsumeQueues.
+    Queues,
+    Index,
+}
+
+impl Derived {
+    /// Their folder in the shard's.
+    pub fn folder(self) -> String {
+        match self {
+            Self::Queue(QueueKey { topic, queue_id }) => format!("consumequeue/{topic}/{queue_id}"),
+            Self::Queues => "consumequeue".to_owned(),
+            Self::Index => "index".to_owned(),
+        }
+    }
 }
 
 /// A message to send.
@@ -213,7 +236,7 @@ fn draw_stop(random: &mut StdRng) -> Stop {
 }
 
 fn disturbance(random: &mut StdRng) -> Act {
-    match random.random_range(0..20) {
+    match random.random_range(0..22) {
         0..3 => Act::Stop(draw_stop(random)),
         3..8 => Act::StopAtChange { changes: random.random_range(1..80), stop: draw_stop(random) },
         8 => Act::CleanStop,
@@ -224,6 +247,11 @@ fn disturbance(random: &mut StdRng) -> Act {
             factor: random.random_range(2..200),
             for_us: random.random_range(10_000..1_000_000),
         },
+        19..21 => Act::LoseDerived(match random.random_range(0..4) {
+            0..2 => Derived::Queue(QUEUES[random.random_range(0..QUEUES.len())]),
+            2 => Derived::Queues,
+            _ => Derived::Index,
+        }),
         _ => {
             Act::Blocked { to_node: random.random_bool(0.5), for_us: random.random_range(10_000..2_000_000) }
         }

@@ -30,7 +30,7 @@ use shards::limits::UNSYNCED_BYTES_MAX;
 use shards::log_shard::FlushMode;
 use shards::message_store::{MessageStore, MessageStoreConfig, StoreExit};
 use shards::position::{PhysicalOffset, QueueOffset};
-use shards::recovery::{RecoveryError, RecoveryReport, ShardConfig};
+use shards::recovery::{Rebuild, RecoveryError, RecoveryReport, ShardConfig};
 use shards::segment::{segment_path, segment_start};
 use shards::side_writer::{ConfigWriteError, SideWork, SideWriter};
 
@@ -213,7 +213,11 @@ impl Process {
     ) -> Result<Self, StartError> {
         let off_or = |error: StartError| if disk.is_off() { StartError::Off } else { error };
         let io_error = |error| off_or(StartError::Io(error));
-        let config = ShardConfig { segment_bytes: shape.segment_bytes, index: INDEX_LAYOUT };
+        let config = ShardConfig {
+            index: INDEX_LAYOUT,
+            rebuild: Rebuild::BesideServing,
+            ..ShardConfig::new(shape.segment_bytes)
+        };
         disk.forget_sync_errors();
         disk.ignore_settling(bug == Some(Bug::NoSettling));
         let mut recovered =
@@ -706,6 +710,7 @@ impl Process {
         self.side_turns += 1;
         self.store.hand_over_unsent();
         self.side.turn(self.side_turns.is_multiple_of(self.shape.snapshot_turns));
+        self.store.take_rebuilt();
         if self.disk.is_off() {
             return Err(MachineOff);
         }

@@ -9,6 +9,7 @@ use std::path::Path;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use shards::commit_log::scan::{ScanError, ScanLog, Scanned, scan};
+use shards::io::disk::Disk;
 use shards::limits::FLUSH_BYTES_MAX;
 use shards::position::PhysicalOffset;
 use shards::segment::list_segments;
@@ -158,8 +159,9 @@ impl<'a> World<'a> {
     }
 
     fn is_at_rest(&self) -> bool {
-        self.node.process.as_ref().is_some_and(|process| process.is_idle() && !process.has_failed())
-            && self.oracle.undelivered().is_empty()
+        let is_whole =
+            |process: &Process| process.is_idle() && !process.has_failed() && !process.is_rebuilding();
+        self.node.process.as_ref().is_some_and(is_whole) && self.oracle.undelivered().is_empty()
     }
 
     fn heal(&mut self) {
@@ -251,6 +253,13 @@ impl<'a> World<'a> {
                 self.node.disk.stop_at(*changes);
             }
             Act::CleanStop => self.stop_cleanly(),
+            Act::LoseDerived(derived) => {
+                self.stop(Stop::Kill);
+                let folder = Path::new(SHARD_DIR).join(derived.folder());
+                if let Err(error) = self.node.disk.remove_dir_all(&folder) {
+                    self.note(format_args!("nobody can remove it: {error}"));
+                }
+            }
             Act::ClockJump { ms } => {
                 self.node.clock_ms += ms;
                 self.oracle.clock_jumps(*ms);
@@ -558,6 +567,7 @@ fn found(disk: &ModelDisk, segment_bytes: u64) -> Result<(PhysicalOffset, Vec<Kn
         segment_bytes,
         torn_window_bytes: FLUSH_BYTES_MAX as u64,
         durable_to: PhysicalOffset::ZERO,
+        is_in_use: false,
     };
     let start = segments.first().copied().unwrap_or(PhysicalOffset::ZERO);
     let mut found = Vec::new();

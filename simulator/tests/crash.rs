@@ -239,7 +239,7 @@ fn recover(
     match scope {
         Scope::Log => Ok(recover_log(disk, tally)?),
         Scope::Shard => {
-            let config = ShardConfig { segment_bytes: SEGMENT_BYTES, index: INDEX_LAYOUT };
+            let config = ShardConfig { index: INDEX_LAYOUT, ..ShardConfig::new(SEGMENT_BYTES) };
             let recovered = recover_shard(disk, Path::new("/shard"), &config, &mut |_| {})?;
             tally.borrow_mut().torn_tails += u64::from(recovered.report.torn_bytes > 0);
             assert!(recovered.damage.is_empty(), "a crash is taken for damage: {:?}", recovered.damage);
@@ -294,6 +294,7 @@ fn recover_log(disk: &ModelDisk, tally: &RefCell<Tally>) -> Result<(RecoveredLog
         segment_bytes: SEGMENT_BYTES,
         torn_window_bytes: if was_async { UNSYNCED_BYTES_MAX } else { FLUSH_BYTES_MAX as u64 },
         durable_to: PhysicalOffset::ZERO,
+        is_in_use: false,
     };
     let mut found = Vec::new();
     let end = scan(disk, &log, PhysicalOffset::ZERO, &mut |scanned| {
@@ -712,7 +713,7 @@ impl World {
             Scope::Shard => {
                 // So that all of the log is scanned.
                 disk.remove_dir_all(Path::new("/shard/consumequeue")).expect("the machine is on");
-                let config = ShardConfig { segment_bytes: SEGMENT_BYTES, index: INDEX_LAYOUT };
+                let config = ShardConfig { index: INDEX_LAYOUT, ..ShardConfig::new(SEGMENT_BYTES) };
                 let recovered = recover_shard(&disk, Path::new("/shard"), &config, &mut |_| {})
                     .unwrap_or_else(|error| panic!("damage at {at} refuses the start: {error}"));
                 assert_eq!(recovered.report.torn_bytes, 0, "damage is taken for a crash");
@@ -739,6 +740,7 @@ impl World {
             segment_bytes: SEGMENT_BYTES,
             torn_window_bytes: UNSYNCED_BYTES_MAX,
             durable_to,
+            is_in_use: false,
         };
         let (mut found, mut damaged) = (Vec::new(), Vec::new());
         let end = scan(&disk, &log, PhysicalOffset::ZERO, &mut |scanned| {

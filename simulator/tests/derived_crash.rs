@@ -87,7 +87,8 @@ impl Log {
 
 /// Recovers and says how many records were scanned and how many messages all queues have had; `None` where the machine stopped.
 fn recover(disk: &ModelDisk) -> Option<(u64, u64)> {
-    let config = ShardConfig { segment_bytes: SEGMENT_BYTES, index: IndexLayout { slots: 64, items: 200 } };
+    let config =
+        ShardConfig { index: IndexLayout { slots: 64, items: 200 }, ..ShardConfig::new(SEGMENT_BYTES) };
     match recover_shard(disk, root(), &config, &mut |_| {}) {
         Ok(shard) => {
             let messages = shard.log.queue_offsets.iter().map(|(_, _, next)| next.get()).sum();

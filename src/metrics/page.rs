@@ -424,6 +424,11 @@ impl NodeSnapshot {
         gauge("ringmq_damaged_ranges", "Damaged stretches of the log that are known", |shard| {
             shard.store.damaged_ranges
         })?;
+        gauge(
+            "ringmq_rebuild_left_bytes",
+            "Log to read for ConsumeQueue and index files built anew",
+            |shard| shard.store.rebuild_left_bytes,
+        )?;
         gauge("ringmq_scrub_position", "Place in the log where the background check is", |shard| {
             shard.store.scrub.position
         })?;

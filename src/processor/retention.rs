@@ -78,7 +78,10 @@ async fn look(cell: &BrokerCell, is_removing: &Rc<Cell<bool>>) {
     let (cell, is_removing) = (Rc::clone(cell), Rc::clone(is_removing));
     // A task of its own: however long the disk takes for it, the looks go on.
     task::spawn(async move {
-        let removed = cell.borrow_mut().store.remove_before(removal.before);
+        let removed = {
+            let broker = &mut *cell.borrow_mut();
+            broker.store.remove_before(removal.before, broker.settings.retention.expired_above_percent)
+        };
         match removed.await {
             Ok(starts) => cell.borrow_mut().store.removed(starts),
             Err(error) => complain(&cell, "removed", &error),

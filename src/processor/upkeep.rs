@@ -68,6 +68,7 @@ async fn hand_over(broker: BrokerCell) {
     while next_turn(&broker, HAND_OVER_INTERVAL).await {
         let store = &mut broker.borrow_mut().store;
         store.hand_over_unsent();
+        store.take_rebuilt();
         store.remember_damage();
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ringmq::client::{OutMessage, Pull, Queue};
 
 use crate::support::java::Java;
+use crate::support::load::{Amount, Ledger, Load};
 use crate::support::program;
 use crate::support::scenarios::Scenarios;
 use crate::support::server::{Server, Settings};
@@ -102,12 +103,13 @@ fn clients_get_everything_but_the_messages_that_were_hit_and_the_node_says_so() 
     });
     server.kill();
 
-    // Found by the start: everything derived is gone, so that it goes through all of the log.
+    // Found by the start: nothing says where queues go on, so that it goes through all of the log.
     lost.insert(300);
     damage(&server, 300);
     for shard in 0..settings.shards {
-        std::fs::remove_dir_all(server.data().join(format!("shard-{shard}/consumequeue")))
-            .expect("remove a folder");
+        let folder = server.data().join(format!("shard-{shard}"));
+        std::fs::remove_file(folder.join("positions")).expect("remove a file");
+        std::fs::remove_dir_all(folder.join("consumequeue")).expect("remove a folder");
     }
     server.start_again(settings);
     assert!(server.log_end().contains("the log is damaged"), "{}", server.log_end());
@@ -132,6 +134,43 @@ fn clients_get_everything_but_the_messages_that_were_hit_and_the_node_says_so() 
     await_until("the damage to be remembered", PATIENCE, || {
         server.check().contains("5 damaged places are known")
     });
+}
+
+/// A pass over the whole log was what a start began with when a ConsumeQueue was gone.
+#[test]
+fn files_that_are_gone_are_built_anew_beside_senders_and_readers() {
+    let _guard = beside_others();
+    let settings = Settings::default();
+    let mut server = Server::start(settings);
+    let mut ledger = Ledger::new(&server, "gone", 4);
+    let amount = |round: u32, messages| Amount {
+        senders: 4,
+        first_sender: round * 4,
+        messages,
+        body_bytes: &[30_000, 1000, 60_000],
+    };
+    // Several steps' worth.
+    Load::start(&server.namesrv(), &ledger.topic, amount(0, 800)).enter_into(&mut ledger);
+    for round in 1..=2 {
+        server.kill();
+        for shard in 0..settings.shards {
+            for derived in ["consumequeue", "index"] {
+                std::fs::remove_dir_all(server.data().join(format!("shard-{shard}/{derived}")))
+                    .expect("remove a folder");
+            }
+        }
+        server.start_again(settings);
+        Load::start(&server.namesrv(), &ledger.topic, amount(round, 50)).enter_into(&mut ledger);
+        await_until("the files to be whole", PATIENCE, || server.metric("ringmq_rebuild_left_bytes") < 1.0);
+        ledger.rewind();
+        ledger.verify(&server);
+    }
+    assert!(
+        server.log_end().contains("ConsumeQueue and index files are whole again"),
+        "{}",
+        server.log_end()
+    );
+    assert!(server.stop().success(), "SIGTERM");
 }
 
 #[test]

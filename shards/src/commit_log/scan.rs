@@ -63,6 +63,8 @@ pub struct ScanLog<'a> {
     pub torn_window_bytes: u64,
     /// Everything before this is known to have been durable, so that no crash can have torn it; 0 when nothing is known.
     pub durable_to: PhysicalOffset,
+    /// This process appends to it meanwhile. Nothing is waited for that another has left under way.
+    pub is_in_use: bool,
 }
 
 impl ScanLog<'_> {
@@ -287,7 +289,9 @@ impl<'a, D: Disk> LogReader<'a, D> {
         let mut read = || {
             if self.file.as_ref().is_none_or(|(start, _)| *start != segment) {
                 let file = self.disk.open(&path)?;
-                file.settle()?;
+                if !self.log.is_in_use {
+                    file.settle()?;
+                }
                 self.file = Some((segment, file));
             }
             let (_, file) = self.file.as_ref().expect("opened above");

@@ -138,6 +138,30 @@ impl<D: Disk> QueueFiles<D> {
         Ok(())
     }
 
+    /// Writes entries of messages that the queues have already, in the order of offsets for each queue; those before the start of a queue are
+    /// left out.
+    ///
+    /// # Errors
+    /// A file cannot be made or written. Some entries may have been written; the call can be repeated.
+    pub(crate) fn write_again(&mut self, disk: &D, entries: &[QueuedEntry]) -> io::Result<()> {
+        let has = |entry: &&QueuedEntry| {
+            let state = &self.queues[entry.queue.index()];
+            !state.is_deleted && (state.min..state.max).contains(&entry.offset)
+        };
+        let mut entries: Vec<QueuedEntry> = entries.iter().filter(has).copied().collect();
+        entries.sort_by_key(|entry| entry.queue);
+        let is_one_run = |one: &QueuedEntry, next: &QueuedEntry| {
+            one.queue == next.queue
+                && next.offset == one.offset.plus(1)
+                && file_place(one.offset).0 == file_place(next.offset).0
+        };
+        for run in entries.chunk_by(is_one_run) {
+            let bytes: Vec<u8> = run.iter().flat_map(|entry| entry.entry.encode()).collect();
+            self.write_run(disk, run[0], &bytes, None)?;
+        }
+        Ok(())
+    }
+
     /// Writes entries that follow each other into one file. For the first ones of a queue, `begins` says whether the file goes on with what
     /// it has, if it is there.
     fn write_run(
@@ -228,10 +252,39 @@ impl<D: Disk> QueueFiles<D> {
     }
 
     /// Lets a queue without entries go on at `offset`.
-    pub(crate) fn start_empty_at(&mut self, queue: QueueHandle, offset: QueueOffset) {
+    ///
+    /// # Errors
+    /// As [`Self::keep_place`].
+    pub(crate) fn start_empty_at(
+        &mut self,
+        disk: &D,
+        queue: QueueHandle,
+        offset: QueueOffset,
+    ) -> io::Result<()> {
         let state = &mut self.queues[queue.index()];
         assert_eq!(state.min, state.max, "{:?} has no entries", state.name);
         (state.min, state.max) = (offset, offset);
+        self.keep_place(disk, queue)
+    }
+
+    /// Makes the file of a queue all of whose messages are gone, if it is not there: it says where the queue goes on, should nothing else be
+    /// left to say it ([`crate::consume_queue::places`]).
+    ///
+    /// # Errors
+    /// The file cannot be made. The call can be repeated.
+    pub(crate) fn keep_place(&mut self, disk: &D, queue: QueueHandle) -> io::Result<()> {
+        let state = &self.queues[queue.index()];
+        let Some(last) =
+            state.max.get().checked_sub(1).filter(|_| state.min == state.max && !state.is_deleted)
+        else {
+            return Ok(());
+        };
+        let (file_start, place) = file_place(QueueOffset::new(last));
+        if let (file, true) = self.file(disk, (queue, file_start))? {
+            fill(file, place + ENTRY_BYTES as u64)?;
+            self.unsynced.insert((queue, file_start));
+        }
+        Ok(())
     }
 
     /// Moves the start of a queue behind the entries of records before `log_start`, which are being removed; `log_end` is up to where the
@@ -255,9 +308,16 @@ impl<D: Disk> QueueFiles<D> {
         if makes(Mistake::QueueStartTooFar) {
             min = min.plus(1).min(state.max);
         }
-        self.start_at(queue, min);
-        self.queues[queue.index()].first_physical = first_physical;
-        Ok(Some(QueueStart { queue, min, first_physical }))
+        let start = QueueStart { queue, min, first_physical };
+        self.move_start(&start);
+        Ok(Some(start))
+    }
+
+    /// Lets a queue begin where `start` says, unless it begins later anyway.
+    pub(crate) fn move_start(&mut self, start: &QueueStart) {
+        self.start_at(start.queue, start.min);
+        let state = &mut self.queues[start.queue.index()];
+        state.first_physical = state.first_physical.max(start.first_physical);
     }
 
     /// Lets a queue begin at `min`, unless it begins later anyway. Files that only hold what is before go after the next snapshot.

@@ -22,6 +22,8 @@ pub(crate) struct ConsumeQueue {
     pub(crate) first_physical: PhysicalOffset,
     /// The topic was deleted. The queue keeps its place: should it come back, its offsets go on.
     pub(crate) is_deleted: bool,
+    /// The files lack the entries before this: they are being built anew. 0 when they lack none.
+    missing_before: QueueOffset,
     memory: VecDeque<Entry>,
 }
 
@@ -33,7 +35,13 @@ impl ConsumeQueue {
         first_physical: PhysicalOffset,
     ) -> Self {
         assert!(min <= max);
-        Self { name, min, max, first_physical, is_deleted: false, memory: VecDeque::new() }
+        let (missing_before, memory) = (QueueOffset::ZERO, VecDeque::new());
+        Self { name, min, max, first_physical, is_deleted: false, missing_before, memory }
+    }
+
+    /// Whether the entry at `offset` is in no file yet, and not in memory either.
+    pub(crate) fn is_missing(&self, offset: QueueOffset) -> bool {
+        offset < self.missing_before
     }
 
     /// The first offset whose entry is in memory; all before are in the files.
@@ -147,6 +155,19 @@ impl QueueTable {
     #[cfg(test)]
     fn in_memory_entries(&self) -> usize {
         self.in_memory.len()
+    }
+
+    /// The files of these queues are being built anew.
+    pub(crate) fn miss(&mut self, queues: &[QueueHandle]) {
+        for queue in queues {
+            let queue = &mut self.queues[queue.index()];
+            queue.missing_before = queue.max;
+        }
+    }
+
+    /// All files are whole.
+    pub(crate) fn miss_none(&mut self) {
+        self.queues.iter_mut().for_each(|queue| queue.missing_before = QueueOffset::ZERO);
     }
 
     /// Forgets the entries of records before `bound`, all of which must be in the files.

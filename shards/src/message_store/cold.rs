@@ -41,6 +41,8 @@ pub(super) enum GetPlan {
     Messages(Selection),
     /// Its entries are in the files.
     Entries { count: u64, written: QueueOffset, filter: TagFilter, limits: Bounds },
+    /// It cannot be answered now.
+    Refused(ReadError),
 }
 
 impl ColdGet {
@@ -64,6 +66,7 @@ impl ColdGet {
         let (reader, queue, offset) = (&self.reader, &self.queue, self.offset);
         let (mut selection, part) = match self.plan {
             GetPlan::Messages(selection) => (selection, None),
+            GetPlan::Refused(error) => return Err(error),
             GetPlan::Entries { count, written, filter, limits } => {
                 let part = QueuePart { min: self.bounds.min, written };
                 let entries = reader.entries(queue, offset, count, written).await?;

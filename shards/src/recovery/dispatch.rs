@@ -17,7 +17,7 @@ use crate::commit_log::scan::Damage;
 use crate::consume_queue::files::{QueueState, QueuedEntry};
 use crate::consume_queue::{Entry, QueueHandle, QueueName};
 use crate::damage::DamagedRange;
-use crate::derived_files::{Covered, DerivedBatch, DerivedFiles};
+use crate::derived_files::{Covered, DerivedBatch, DerivedFiles, Placeholders};
 use crate::dispatch::derive;
 use crate::io::disk::Disk;
 use crate::position::{PhysicalOffset, QueueOffset};
@@ -191,13 +191,9 @@ impl<'a, D: Disk> Dispatch<'a, D> {
 
     /// Gives the messages `[from, to)` of a queue, which are lost, entries that lead into the damage.
     fn lose(&mut self, queue: QueueHandle, from: QueueOffset, to: QueueOffset) -> Result<(), RecoveryError> {
-        let at = self.damage.expect("nothing is lost without damage").from;
-        let size_bytes = u32::try_from(RECORD_BYTES_MIN).expect("a few bytes");
-        let entry = Entry { physical_offset: at, size_bytes, tags_code: 0 };
-        let mut offset = from;
-        while offset < to {
-            self.batch.entries.push(QueuedEntry { queue, offset, entry });
-            offset = offset.plus(1);
+        let damage = self.damage.expect("nothing is lost without damage");
+        for entry in Placeholders::lost(queue, from, to, damage).entries() {
+            self.batch.entries.push(entry);
             self.write_when_full()?;
         }
         self.losses_left -= to.since(from);
@@ -255,7 +251,8 @@ impl<'a, D: Disk> Dispatch<'a, D> {
                 let max = QueueOffset::new(*max);
                 let queue = self.add_queue(topic, *queue_id, max);
                 self.write()?;
-                self.files.start_empty_at(queue, max);
+                let derived = |source| RecoveryError::Derived { dir: self.dir.to_owned(), source };
+                self.files.start_empty_at(queue, max).map_err(derived)?;
             }
         }
         Ok(())

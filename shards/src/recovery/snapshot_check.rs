@@ -24,7 +24,24 @@ const IDENTITY_BYTES: usize = 36;
 /// As much of a record as says how long it is.
 const SIZE_BYTES: usize = 8;
 
-/// What disagrees with the positions; `None` when nothing does.
+/// What of the files does not agree with positions that agree with the log: it is to be built anew.
+#[derive(Debug, Default)]
+pub(crate) struct Disagreement {
+    /// Places in [`Positions::queues`].
+    pub(crate) queues: Vec<u32>,
+    pub(crate) index: bool,
+    /// The first thing that was found.
+    pub(crate) reason: Option<String>,
+}
+
+impl Disagreement {
+    pub(crate) fn index(&mut self, reason: String) {
+        self.index = true;
+        self.reason.get_or_insert(reason);
+    }
+}
+
+/// What disagrees with the positions. Inner error: why they are of no use at all.
 ///
 /// # Errors
 /// The disk refuses to say.
@@ -35,29 +52,34 @@ pub(crate) fn check<D: Disk>(
     log: &ScanLog<'_>,
     positions: &Positions,
     damage: &KnownDamage,
-) -> io::Result<Option<String>> {
+) -> io::Result<Result<Disagreement, String>> {
     let mut check = Check { disk, dir, log, damage, open: None };
-    if let Some(disagreement) = check.log_end(positions)? {
-        return Ok(Some(disagreement));
+    if let Some(reason) = check.log_end(positions)? {
+        return Ok(Err(reason));
     }
+    let mut found = Disagreement::default();
     let mut names = HashSet::new();
-    for queue in &positions.queues {
+    for (place, queue) in (0..).zip(&positions.queues) {
         if !names.insert((queue.topic.as_str(), queue.queue_id)) || queue.min > queue.max {
-            return Ok(Some(format!(
-                "the snapshot is odd about queue {} of {}",
-                queue.queue_id, queue.topic
-            )));
+            return Ok(Err(format!("the snapshot is odd about queue {} of {}", queue.queue_id, queue.topic)));
         }
-        if let Some(disagreement) = check.queue(queue, positions.log_end)? {
-            return Ok(Some(disagreement));
+        if positions.rebuild.queues.binary_search(&place).is_err()
+            && let Some(reason) = check.queue(queue, positions.log_end)?
+        {
+            found.queues.push(place);
+            found.reason.get_or_insert(reason);
         }
     }
     for file in &positions.index {
         if !index_file::is_plausible(disk, dir, config.index, file)? {
-            return Ok(Some(format!("the index file {} is missing or damaged", file.name)));
+            found.index(format!("the index file {} is missing or damaged", file.name));
         }
     }
-    Ok(None)
+    let rebuild = &positions.rebuild;
+    if rebuild.queues.iter().any(|place| *place as usize >= positions.queues.len()) {
+        return Ok(Err("the snapshot is odd about the queues that are built anew".to_owned()));
+    }
+    Ok(Ok(found))
 }
 
 struct Check<'a, D: Disk> {
@@ -98,13 +120,13 @@ impl<D: Disk> Check<'_, D> {
 
     /// Whether the files of a queue are all there, and the newest entry names the record that it should.
     fn queue(&mut self, queue: &QueuePosition, log_end: u64) -> io::Result<Option<String>> {
-        if queue.is_deleted || queue.min == queue.max {
+        if queue.is_deleted || queue.max == 0 {
             return Ok(None);
         }
         let name = QueueName { topic: queue.topic.as_str().into(), queue_id: queue.queue_id };
         let newest = QueueOffset::new(queue.max - 1);
         let (newest_start, place) = file_place(newest);
-        let mut start = file_place(QueueOffset::new(queue.min)).0;
+        let mut start = file_place(QueueOffset::new(queue.min)).0.min(newest_start);
         loop {
             let path = name.file_path(self.dir, start);
             let disagreement = |what: &str| Ok(Some(format!("{} {what}", path.display())));
@@ -121,6 +143,8 @@ impl<D: Disk> Check<'_, D> {
                 file.read_exact_at(&mut entry, place)?;
                 let log_start = self.log.segments.first().copied().unwrap_or_default();
                 let names_it = match Entry::decode(&entry) {
+                    // Of its messages nothing but their number is left.
+                    None => queue.min == queue.max && entry == Entry::filler(),
                     // All messages of the queue have been removed.
                     Some(entry) if entry.physical_offset < log_start => true,
                     Some(entry) if entry.physical_offset.get() < log_end => {

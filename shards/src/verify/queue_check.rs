@@ -42,8 +42,15 @@ pub(super) struct QueueCheck<'a, D: Disk> {
 impl<'a, D: Disk> QueueCheck<'a, D> {
     pub(super) fn new(disk: &'a D, dir: &'a Path, positions: Option<&'a Positions>) -> Self {
         let mut known: HashMap<&str, HashMap<u32, usize>> = HashMap::new();
-        let all = positions.into_iter().flat_map(|positions| &positions.queues);
-        let queues: Vec<_> = all.filter(|queue| !queue.is_deleted).collect();
+        let queues: Vec<_> = positions
+            .into_iter()
+            .flat_map(|positions| {
+                let is_whole = |place: u32| positions.rebuild.queues.binary_search(&place).is_err();
+                (0..).zip(&positions.queues).filter(move |(place, _)| is_whole(*place))
+            })
+            .map(|(_, queue)| queue)
+            .filter(|queue| !queue.is_deleted)
+            .collect();
         for (number, queue) in queues.iter().enumerate() {
             known.entry(queue.topic.as_str()).or_default().insert(queue.queue_id, number);
         }

@@ -68,7 +68,7 @@ impl Filled {
         filled
     }
 
-    fn append(&mut self, body_bytes: usize) {
+    pub(crate) fn append(&mut self, body_bytes: usize) {
         let number = self.order.len() as u64;
         let place = (u32::try_from(number).unwrap() % QUEUES, number / u64::from(QUEUES));
         let body = vec![b'a' + u8::try_from(number % 26).unwrap(); body_bytes];

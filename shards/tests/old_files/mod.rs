@@ -56,7 +56,7 @@ fn queues_and_index_begin_where_the_log_does_and_stay_so() {
         assert!(survey.segments.len() > 3, "{survey:?}");
         let log_start = survey.segments[survey.segments.len() - 1].start;
         assert!(log_start <= store.written_end());
-        let starts = store.remove_before(log_start).await.unwrap();
+        let starts = store.remove_before(log_start, 100.0).await.unwrap();
         store.removed(starts);
 
         let first = places.iter().position(|at| *at >= log_start).unwrap() as u64;
@@ -119,7 +119,7 @@ fn an_empty_queue_goes_on_where_its_files_end_when_the_snapshot_is_gone() {
         }
         store.dispatch(&log.commit(), &mut |_| {});
         wait_until_written(&mut store, &mut log).await;
-        let starts = store.remove_before(PhysicalOffset::new(SEGMENT_BYTES)).await.unwrap();
+        let starts = store.remove_before(PhysicalOffset::new(SEGMENT_BYTES), 100.0).await.unwrap();
         store.removed(starts);
         store.close(StoreExit::Clean).await.unwrap();
         fs::remove_file(root.join("positions")).unwrap();

@@ -14,6 +14,9 @@ use crate::network::Pulled;
 use crate::oracle::Oracle;
 use crate::plan::QueueKey;
 
+/// More turns than building all files of a simulated shard anew takes.
+const REBUILD_TURNS_MAX: u64 = 100_000;
+
 impl Process {
     pub(super) fn get(
         &self,
@@ -47,6 +50,23 @@ impl Process {
             return Err(MachineOff);
         }
         Ok(judge_pull(queue, offset, &result, host.oracle))
+    }
+
+    /// Whether ConsumeQueue and index files are being built anew.
+    pub fn is_rebuilding(&self) -> bool {
+        self.store.load().rebuild_left_bytes > 0
+    }
+
+    /// Does what is left of that, which must come to an end.
+    pub fn build_all_anew(&mut self) {
+        for turn in 0.. {
+            if !self.is_rebuilding() {
+                return;
+            }
+            assert!(turn < REBUILD_TURNS_MAX, "the files are not whole after {turn} turns");
+            self.side.turn(false);
+            self.store.take_rebuilt();
+        }
     }
 
     /// Everything of a queue from its start on, judged by the oracle; the first error ends it.

@@ -64,7 +64,8 @@ impl Process {
         let reserved_ms = i64::try_from(reserved_ms).expect("some seconds");
         host.oracle.removes(removal.before, host.now_ms, reserved_ms);
         host.trace.note(host.now_us, format_args!("removes {removal:?}"));
-        let mut removed: Answer<QueueStarts> = Box::pin(self.store.remove_before(removal.before));
+        let mut removed: Answer<QueueStarts> =
+            Box::pin(self.store.remove_before(removal.before, rules.expired_above_percent));
         assert!(at_once(removed.as_mut()).is_none(), "the side thread answers in its turn");
         Retaining::Removal(removed)
     }

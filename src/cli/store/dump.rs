@@ -156,6 +156,7 @@ impl<W: Write> Printer<'_, W> {
             segment_bytes,
             torn_window_bytes: torn_window_bytes(&StdDisk, dir)?,
             durable_to: durable_to(&StdDisk, dir)?,
+            is_in_use: false,
         };
         let start = segments.first().copied().unwrap_or_default();
         scan(&StdDisk, &log, start, &mut |scanned| {

@@ -114,8 +114,8 @@ impl TestShard {
             std::fs::create_dir_all(dir.path().join(folder)).expect("a folder");
         }
         let config = ShardConfig {
-            segment_bytes: shards::limits::SEGMENT_BYTES_MIN,
             index: IndexLayout { slots: 64, items: 4096 },
+            ..ShardConfig::new(shards::limits::SEGMENT_BYTES_MIN)
         };
         let recovered =
             recover_shard(&StdDisk, dir.path(), &config, &mut |_| {}).expect("an empty shard recovers");

@@ -93,6 +93,7 @@ impl Log {
             segment_bytes: SEGMENT_BYTES,
             torn_window_bytes: WINDOW_BYTES,
             durable_to: PhysicalOffset::ZERO,
+            is_in_use: false,
         }
     }
 
