@@ -34,7 +34,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// So many ConsumeQueue entries are written before the next snapshot, which bounds the memory that they take. Not fewer: with
 /// thousands of queues each file is opened for every write, and what that costs is to be shared by many entries.
 const WRITE_ENTRIES: usize = 256 << 10;
-/// A step of building files anew takes this part of the thread's time at most.
+/// Building files anew takes this part of the thread's time while messages come in, and all of it otherwise.
 const REBUILD_SHARE: u32 = 4;
 /// How often everything is written and made durable.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(5);
@@ -384,7 +384,12 @@ impl<D: Disk> SideWork<D> {
             if self.rebuild.is_some() && now >= rebuild_at {
                 let result = self.rebuild_some();
                 self.complain(&result);
-                let rest = if result.is_ok() { now.elapsed() * (REBUILD_SHARE - 1) } else { RETRY_INTERVAL };
+                let is_beside_writes = !self.batches.is_empty() || self.unwritten.entries() > 0;
+                let rest = match result {
+                    Ok(()) if is_beside_writes => now.elapsed() * (REBUILD_SHARE - 1),
+                    Ok(()) => Duration::ZERO,
+                    Err(_) => RETRY_INTERVAL,
+                };
                 rebuild_at = Instant::now() + rest;
             }
             if self.serve(requests) {
