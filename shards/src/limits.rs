@@ -91,6 +91,18 @@ pub const CONNECTIONS_MAX: usize = 16_384;
 pub const HELD_PULLS_MAX: usize = 131_072;
 /// Most tags that one pull may name. More: SUBSCRIPTION_PARSE_FAILED.
 pub const TAGS_PER_PULL_MAX: usize = 4096;
+/// Longest SQL92 expression, bytes; most terms in it, the texts of an IN list counted as one; deepest nesting. More:
+/// SUBSCRIPTION_PARSE_FAILED, with the limit.
+pub const FILTER_EXPRESSION_BYTES_MAX: usize = 32 * 1024;
+pub const FILTER_TERMS_MAX: usize = 1024;
+pub const FILTER_DEPTH_MAX: usize = 64;
+/// Most steps that one pull takes to judge messages by an SQL92 expression, some milliseconds, and most bytes of records that it reads from
+/// the disk for it. Beyond either the pull is answered with what there is and where to go on.
+pub const FILTER_STEPS_PER_PULL_MAX: u64 = 1 << 18;
+pub const FILTER_COLD_BYTES_PER_PULL_MAX: usize = 4 << 20;
+/// Compiled SQL92 expressions that one shard keeps, and their text, bytes. The least recently used make room.
+pub const FILTERS_KEPT_MAX: usize = 1024;
+pub const FILTERS_KEPT_BYTES_MAX: usize = 1 << 20;
 /// Most messages in one pull answer from memory and from disk, and their bytes (RocketMQ's `maxTransfer…`).
 pub const PULL_MESSAGES_MAX: u32 = 32;
 pub const PULL_BYTES_MAX: usize = 256 * 1024;
@@ -116,3 +128,4 @@ const _: () = assert!(FLUSH_BYTES_MAX.is_multiple_of(4096));
 const _: () = assert!(APPEND_IN_FLIGHT_BYTES_MAX + APPEND_QUEUED_BYTES_MAX < CONNECTIONS_HELD_BYTES_MAX);
 const _: () = assert!(RECORD_BYTES_MAX < FRAME_BYTES_MAX);
 const _: () = assert!(KEY_ANSWER_BYTES_MAX + RECORD_BYTES_MAX < FRAME_BYTES_MAX);
+const _: () = assert!(FILTER_EXPRESSION_BYTES_MAX <= FILTERS_KEPT_BYTES_MAX);

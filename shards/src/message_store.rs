@@ -27,9 +27,9 @@ use bytes::Bytes;
 use crate::append::Committed;
 use crate::cold_read::ColdReader;
 use crate::consume_queue::files::{QueueStart, QueueState, QueuedEntry};
-use crate::consume_queue::selection::{self, Selected, select};
+use crate::consume_queue::selection::{self, Judgement, Selected, select};
 use crate::consume_queue::table::{ConsumeQueue, QueueTable};
-use crate::consume_queue::{QueueHandle, QueueName};
+use crate::consume_queue::{Entry, QueueHandle, QueueName};
 use crate::damage::{self, KnownDamage};
 use crate::derived_files::{Covered, DerivedBacklog, DerivedBatch};
 use crate::dispatch::{derive, key_hash};
@@ -51,11 +51,11 @@ mod met_damage;
 pub mod scrub;
 
 pub use crate::cold_read::{ColdLoad, ReadError};
-pub use crate::consume_queue::selection::{GetStatus, TagFilter};
+pub use crate::consume_queue::selection::{FilterSteps, GetStatus, PropertyFilter, PropertyTest, TagFilter};
 pub use cold::{ColdGet, ColdRecord};
 pub use get::{GetRequest, GetResult, QueueBounds, TimeBoundary};
 
-use cold::{GetPlan, OldMessages, REMOVED_MS, TimeMark};
+use cold::{GetPlan, OldMessages, REMOVED_MS, ReadFrom, TimeMark};
 use hot_tail::HotTail;
 use log_reader::LogReader;
 use met_damage::MetDamage;
@@ -559,7 +559,8 @@ impl MessageStore {
         let cold = |plan| {
             let reader = Rc::clone(&self.reader);
             let planned_min = reader.log_min.get();
-            Get::Cold(ColdGet { reader, queue: queue.name.clone(), bounds, offset, planned_min, plan })
+            let from = ReadFrom { reader, queue: queue.name.clone(), bounds, offset, planned_min };
+            Get::Cold(ColdGet { from, plan })
         };
         let written = queue.memory_start();
         if let Some(rebuilding) = rebuilding(queue, offset) {
@@ -568,16 +569,46 @@ impl MessageStore {
         if offset < written {
             let wanted = match request.filter {
                 TagFilter::All => u64::from(request.messages_max.clamp(1, crate::limits::PULL_MESSAGES_MAX)),
-                TagFilter::Codes(_) => selection::scan_entries_max(request.messages_max),
+                TagFilter::Codes(_) | TagFilter::Properties(_) => {
+                    selection::scan_entries_max(request.messages_max)
+                }
             };
             let count = wanted.min(written.since(offset));
             let filter = request.filter.clone();
             return cold(GetPlan::Entries { count, written, filter, limits });
         }
-        let selection = select(queue.entries_from(offset), offset, request.filter, &limits);
+        let judge = self.judge(request.filter);
+        let selection = select(queue.entries_from(offset), offset, request.filter, &limits, judge);
+        if let TagFilter::Properties(filter) = request.filter
+            && selection.next_begin_offset == offset
+        {
+            let scan_max = selection::scan_entries_max(request.messages_max);
+            let scan_max = usize::try_from(scan_max).expect("a count in memory");
+            let entries = queue.entries_from(offset).take(scan_max).collect();
+            return cold(GetPlan::Judged { entries, filter: filter.clone(), limits });
+        }
         match self.hot_records(&selection.messages) {
             Some(records) => Get::Ready(cold::result(selection, bounds, records)),
             None => cold(GetPlan::Messages(selection)),
+        }
+    }
+
+    /// Judges messages where they lie in the hot tail, as long as the steps of one pull last, if their entries do not tell.
+    fn judge(&self, filter: &TagFilter) -> impl FnMut(&Entry) -> Judgement {
+        let mut steps = FilterSteps::default();
+        move |entry| {
+            let TagFilter::Properties(filter) = filter else { return Judgement::Wanted };
+            if steps.are_spent() {
+                return Judgement::Unknown;
+            }
+            let tail = self.reader.tail.borrow();
+            let record = tail.bytes_in_place(entry.physical_offset, entry.size_bytes as usize);
+            match record.map(RecordView::parse) {
+                Some(Ok(view)) if filter.matches(view.properties(), &mut steps) => Judgement::Wanted,
+                Some(Ok(_)) => Judgement::Unwanted,
+                // Not in memory, or not where its entry says: the disk is asked.
+                Some(Err(_)) | None => Judgement::Unknown,
+            }
         }
     }
 
@@ -831,6 +862,9 @@ impl MessageStore {
 /// Why the message at `offset` cannot be read yet, if so.
 fn rebuilding(queue: &ConsumeQueue, offset: QueueOffset) -> Option<ReadError> {
     let QueueName { topic, queue_id } = &queue.name;
-    let (topic, queue_id) = (topic.to_string(), *queue_id);
-    queue.is_missing(offset).then_some(ReadError::Rebuilding { topic, queue_id, offset })
+    queue.is_missing(offset).then(|| ReadError::Rebuilding {
+        topic: topic.to_string(),
+        queue_id: *queue_id,
+        offset,
+    })
 }

@@ -20,8 +20,8 @@ use bytes::Bytes;
 use fixture::{Log, each_record, get, on_a_core, open, recover, recover_result, request, wait_until_written};
 use runtime::task::{sleep, spawn, yield_now};
 use shards::message_store::{
-    Get, GetRequest, GetStatus, MessageStore, MessageStoreConfig, QueueBounds, RecordLookup, StoreExit,
-    TagFilter, TimeBoundary,
+    FilterSteps, Get, GetRequest, GetStatus, MessageStore, MessageStoreConfig, PropertyFilter, PropertyTest,
+    QueueBounds, RecordLookup, StoreExit, TagFilter, TimeBoundary,
 };
 use shards::position::{PhysicalOffset, QueueOffset};
 use shards::record::RecordView;
@@ -98,6 +98,110 @@ fn statuses_are_rocketmqs() {
         assert_eq!(store.bounds("orders", 0), Some(bounds));
         let (is_hot, result) = get(&store, &request("orders", 0, 3)).await.unwrap();
         assert_eq!((is_hot, queue_offsets(&result.records)), (false, vec![3]));
+        store.close(StoreExit::Clean).await.unwrap();
+    });
+}
+
+/// Wants messages whose property string holds a text.
+#[derive(Debug)]
+struct Holds(&'static [u8]);
+
+impl PropertyTest for Holds {
+    fn matches(&self, properties: &[u8], steps: &mut FilterSteps) -> bool {
+        steps.add(properties.len());
+        properties.windows(self.0.len()).any(|part| part == self.0)
+    }
+}
+
+fn holds(text: &'static [u8]) -> TagFilter {
+    TagFilter::Properties(PropertyFilter::new(Rc::new(Holds(text))))
+}
+
+/// Where every pull from the last one's `next_begin_offset` on leads: what was found, how many pulls it took, and whether some of them
+/// were hot and some cold.
+async fn read_filtered(store: &MessageStore, filter: &TagFilter) -> (Vec<u64>, u32, [bool; 2]) {
+    let (mut found, mut next, mut pulls, mut hot_cold) = (Vec::new(), 0, 0, [false; 2]);
+    loop {
+        let asked = GetRequest { filter, ..request("orders", 0, next) };
+        let (is_hot, result) = get(store, &asked).await.unwrap();
+        if result.status == GetStatus::OffsetOverflowOne {
+            return (found, pulls, hot_cold);
+        }
+        pulls += 1;
+        hot_cold[usize::from(!is_hot)] = true;
+        let expected = if result.messages > 0 { GetStatus::Found } else { GetStatus::NoMatchedMessage };
+        assert_eq!(result.status, expected, "from {next}");
+        assert_eq!(result.bytes, result.records.iter().map(Bytes::len).sum::<usize>());
+        assert!(result.next_begin_offset.get() > next, "every pull goes on");
+        let offsets = queue_offsets(&result.records);
+        assert_eq!(offsets.len(), result.messages as usize);
+        found.extend(offsets);
+        next = result.next_begin_offset.get();
+    }
+}
+
+/// C6: a filter by properties reads records, from memory where they are, and passes over what it does not want.
+#[test]
+fn a_filter_by_properties_finds_its_messages_in_memory_and_on_the_disk() {
+    on_a_core(|root| async move {
+        let mut log = Log::new(&root);
+        let small = MessageStoreConfig {
+            hot_tail_bytes: 2 * fixture::BLOCK_BYTES,
+            cold_cache_bytes: 1 << 20,
+            recent_bytes: 1 << 30,
+        };
+        let mut store = open(&root, small.clone());
+        let mut expected = Vec::new();
+        for number in 0..3000_u64 {
+            let is_wanted = number % 97 == 3;
+            let properties: &[u8] = if is_wanted { b"a\x01yes\x02" } else { b"a\x01no\x02" };
+            let body = vec![b'x'; if number < 2500 { 3000 } else { 100 }];
+            log.append("orders", 0, properties, &body);
+            if is_wanted {
+                expected.push(number);
+            }
+            if number % 50 == 0 {
+                store.dispatch(&log.commit(), &mut |_| {});
+            }
+        }
+        store.dispatch(&log.commit(), &mut |_| {});
+        wait_until_written(&mut store, &mut log).await;
+        let (found, pulls, hot_cold) = read_filtered(&store, &holds(b"yes")).await;
+        assert_eq!((found, hot_cold), (expected.clone(), [true, true]));
+        assert!(pulls < 20, "many are looked at for one pull: {pulls}");
+        let (found, pulls, _) = read_filtered(&store, &holds(b"nothing")).await;
+        assert!(found.is_empty() && (3..20).contains(&pulls), "one pull looks at a bounded number: {pulls}");
+        let (found, ..) = read_filtered(&store, &holds(b"a\x01")).await;
+        assert_eq!(found, (0..3000).collect::<Vec<_>>());
+        store.close(StoreExit::Clean).await.unwrap();
+        // All of it is on the disk now.
+        let mut store = open(&root, small);
+        let (found, _, hot_cold) = read_filtered(&store, &holds(b"yes")).await;
+        assert_eq!((found, hot_cold), (expected, [false, true]));
+        store.close(StoreExit::Clean).await.unwrap();
+    });
+}
+
+/// C6: what one pull judges is bounded, however much there is to judge.
+#[test]
+fn a_pull_whose_filter_has_much_to_do_ends_early_and_goes_on() {
+    on_a_core(|root| async move {
+        let mut log = Log::new(&root);
+        let mut store = open(&root, MessageStoreConfig::default());
+        let mut properties = b"a\x01".to_vec();
+        properties.resize(32_000, b'x');
+        for _ in 0..700 {
+            log.append("orders", 0, &properties, b"");
+            store.dispatch(&log.commit(), &mut |_| {});
+        }
+        let filter = holds(b"nothing");
+        let asked = GetRequest { filter: &filter, ..request("orders", 0, 0) };
+        let (is_hot, result) = get(&store, &asked).await.unwrap();
+        let judged = result.next_begin_offset.get();
+        assert_eq!((is_hot, result.status), (true, GetStatus::NoMatchedMessage));
+        assert!((500..600).contains(&judged), "judged {judged}");
+        let (found, pulls, _) = read_filtered(&store, &filter).await;
+        assert_eq!((found.len(), pulls), (0, 2));
         store.close(StoreExit::Clean).await.unwrap();
     });
 }

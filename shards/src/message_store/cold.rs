@@ -6,12 +6,15 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use crate::consume_queue::selection::{Bounds, Selected, Selection, select};
+use crate::consume_queue::selection::{Bounds, Judgement, Selected, Selection, select};
 use crate::consume_queue::{Entry, QueueName};
 use crate::dispatch::derive;
+use crate::limits::FILTER_COLD_BYTES_PER_PULL_MAX;
 use crate::message_store::heal::QueuePart;
 use crate::message_store::log_reader::{LogReader, stored_time};
-use crate::message_store::{GetResult, GetStatus, QueueBounds, ReadError, TagFilter, TimeBoundary};
+use crate::message_store::{
+    FilterSteps, GetResult, GetStatus, PropertyFilter, QueueBounds, ReadError, TagFilter, TimeBoundary,
+};
 use crate::position::{PhysicalOffset, QueueOffset};
 use crate::record::RecordView;
 
@@ -24,6 +27,13 @@ pub(super) const REMOVED_MS: i64 = i64::MIN;
 /// A pull that needs the disk.
 #[derive(Debug)]
 pub struct ColdGet {
+    pub(super) from: ReadFrom,
+    pub(super) plan: GetPlan,
+}
+
+/// Where a pull reads.
+#[derive(Debug)]
+pub(super) struct ReadFrom {
     pub(super) reader: Rc<LogReader>,
     pub(super) queue: QueueName,
     pub(super) bounds: QueueBounds,
@@ -31,7 +41,6 @@ pub struct ColdGet {
     pub(super) offset: QueueOffset,
     /// Where the log began when this was planned.
     pub(super) planned_min: PhysicalOffset,
-    pub(super) plan: GetPlan,
 }
 
 /// What is known of a pull that needs the disk.
@@ -39,6 +48,8 @@ pub struct ColdGet {
 pub(super) enum GetPlan {
     /// Its messages; some are not in memory.
     Messages(Selection),
+    /// Its entries, whose records have to be read to know which are wanted.
+    Judged { entries: Vec<Entry>, filter: PropertyFilter, limits: Bounds },
     /// Its entries are in the files.
     Entries { count: u64, written: QueueOffset, filter: TagFilter, limits: Bounds },
     /// It cannot be answered now.
@@ -51,22 +62,26 @@ impl ColdGet {
     /// # Errors
     /// The disk refuses; or a ConsumeQueue is damaged in such a way that it is not known whether a message is lost.
     pub async fn run(self) -> Result<GetResult, ReadError> {
-        let (reader, offset, bounds, planned_min) =
-            (Rc::clone(&self.reader), self.offset, self.bounds, self.planned_min);
-        match self.read().await {
+        let Self { from, plan } = self;
+        match from.read(plan).await {
             // The files may have gone during the read. Who comes back for the same is told where the queue begins.
-            Err(_) if reader.log_min.get() > planned_min => {
-                Ok(GetResult::empty(GetStatus::MessageWasRemoving, offset, bounds))
+            Err(_) if from.reader.log_min.get() > from.planned_min => {
+                Ok(GetResult::empty(GetStatus::MessageWasRemoving, from.offset, from.bounds))
             }
             read => read,
         }
     }
+}
 
-    async fn read(self) -> Result<GetResult, ReadError> {
+impl ReadFrom {
+    async fn read(&self, plan: GetPlan) -> Result<GetResult, ReadError> {
         let (reader, queue, offset) = (&self.reader, &self.queue, self.offset);
-        let (mut selection, part) = match self.plan {
+        let (mut selection, part) = match plan {
             GetPlan::Messages(selection) => (selection, None),
             GetPlan::Refused(error) => return Err(error),
+            GetPlan::Judged { entries, filter, limits } => {
+                return self.judge(&entries, &filter, &limits, None).await;
+            }
             GetPlan::Entries { count, written, filter, limits } => {
                 let part = QueuePart { min: self.bounds.min, written };
                 let entries = reader.entries(queue, offset, count, written).await?;
@@ -74,16 +89,16 @@ impl ColdGet {
                     let found = reader.find_message(queue, offset, part).await?;
                     return Ok(only(found, offset, self.bounds, &filter));
                 }
-                (select(entries.into_iter(), offset, &filter, &limits), Some(part))
+                if let TagFilter::Properties(filter) = &filter {
+                    return self.judge(&entries, filter, &limits, Some(part)).await;
+                }
+                let wanted = |_: &Entry| Judgement::Wanted;
+                (select(entries.into_iter(), offset, &filter, &limits, wanted), Some(part))
             }
         };
         let mut records = Vec::with_capacity(selection.messages.len());
         for message in std::mem::take(&mut selection.messages) {
-            let read = match part {
-                Some(part) => reader.message_or_loss(queue, &message, part, self.planned_min).await,
-                None => reader.message_in_place(queue, &message, self.planned_min).await,
-            };
-            match read {
+            match self.message(&message, part).await {
                 Ok(Some(record)) => {
                     records.push(record);
                     selection.messages.push(message);
@@ -103,6 +118,56 @@ impl ColdGet {
         }
         Ok(result(selection, self.bounds, records))
     }
+
+    /// One message; `part` is what is known of its queue when its entry came from the files. `None` when it is lost or removed.
+    async fn message(&self, message: &Selected, part: Option<QueuePart>) -> Result<Option<Bytes>, ReadError> {
+        match part {
+            Some(part) => self.reader.message_or_loss(&self.queue, message, part, self.planned_min).await,
+            None => self.reader.message_in_place(&self.queue, message, self.planned_min).await,
+        }
+    }
+
+    /// Reads one message after the other and keeps those that `filter` lets through, until the answer is full, or enough was read and
+    /// judged for one pull.
+    async fn judge(
+        &self,
+        entries: &[Entry],
+        filter: &PropertyFilter,
+        limits: &Bounds,
+        part: Option<QueuePart>,
+    ) -> Result<GetResult, ReadError> {
+        let mut selection = Selection::at(self.offset);
+        let (mut records, mut read_bytes, mut steps) = (Vec::new(), 0, FilterSteps::default());
+        for entry in entries {
+            let is_enough = read_bytes >= FILTER_COLD_BYTES_PER_PULL_MAX || steps.are_spent();
+            if is_enough || selection.is_full_before(entry, limits) {
+                break;
+            }
+            if entry.physical_offset < limits.log_min {
+                selection.pass(GetStatus::MessageWasRemoving);
+                continue;
+            }
+            let message = Selected { queue_offset: selection.next_begin_offset, entry: *entry };
+            match self.message(&message, part).await {
+                Ok(Some(record)) => {
+                    let view = RecordView::parse(&record).expect("the record was checked when it was read");
+                    read_bytes += record.len();
+                    if filter.matches(view.properties(), &mut steps) {
+                        records.push(record);
+                        selection.take(*entry);
+                    } else {
+                        selection.pass(GetStatus::NoMatchedMessage);
+                    }
+                }
+                Ok(None) => selection.pass(GetStatus::MessageWasRemoving),
+                Err(error) if message.queue_offset == self.offset => return Err(error),
+                // What there is before goes first; who comes back for this one is told.
+                Err(_) => break,
+            }
+        }
+        selection.bytes = records.iter().map(Bytes::len).sum();
+        Ok(result(selection, self.bounds, records))
+    }
 }
 
 /// The answer to a pull whose first message has no entry and was looked for in the log.
@@ -111,7 +176,8 @@ fn only(found: Option<Bytes>, offset: QueueOffset, bounds: QueueBounds, filter: 
         return GetResult::empty(GetStatus::MessageWasRemoving, offset.plus(1), bounds);
     };
     let view = RecordView::parse(&record).expect("the record was checked when it was read");
-    let is_wanted = derive(&view, &mut Vec::new()).is_some_and(|entry| filter.matches(entry.tags_code));
+    let is_wanted = derive(&view, &mut Vec::new())
+        .is_some_and(|entry| filter.matches_message(entry.tags_code, view.properties()));
     if !is_wanted {
         return GetResult::empty(GetStatus::NoMatchedMessage, offset.plus(1), bounds);
     }

@@ -52,8 +52,16 @@ impl HotTail {
 
     /// The bytes `[at, at + len)` if they are in memory; they keep their block alive.
     pub(crate) fn bytes(&self, at: PhysicalOffset, len: usize) -> Option<Bytes> {
-        let block = self.block_at(at)?;
-        (at.plus(len as u64) <= block.end()).then(|| block.shared_bytes(at, len))
+        Some(self.block_of(at, len)?.shared_bytes(at, len))
+    }
+
+    /// The same bytes where they lie, for as long as the tail is not changed.
+    pub(crate) fn bytes_in_place(&self, at: PhysicalOffset, len: usize) -> Option<&[u8]> {
+        Some(self.block_of(at, len)?.bytes(at, len))
+    }
+
+    fn block_of(&self, at: PhysicalOffset, len: usize) -> Option<&TailBlock> {
+        self.block_at(at).filter(|block| at.plus(len as u64) <= block.end())
     }
 
     /// Drops the oldest blocks while the budget is exceeded, but none that reaches beyond `keep_from`.
