@@ -10,6 +10,7 @@ pub mod consumer_table;
 pub mod delay_offset;
 pub mod delay_schedule;
 pub mod disk_watch;
+pub mod expression_cache;
 pub mod held_pulls;
 pub mod name;
 pub mod observation;
@@ -41,6 +42,7 @@ use consumer_offset::{ConsumerOffsetTable, OffsetsFileError};
 use consumer_table::ConsumerTable;
 use delay_schedule::{DelayLevels, DelaySchedule};
 use disk_watch::DiskWatch;
+use expression_cache::ExpressionCache;
 use held_pulls::HeldPulls;
 use producer_table::ProducerTable;
 use queue_lock::QueueLockTable;
@@ -79,6 +81,8 @@ pub struct Settings {
     pub auto_create_topic: bool,
     /// A group comes into being when it is first named (`autoCreateSubscriptionGroup`).
     pub auto_create_subscription_group: bool,
+    /// Consumers may filter by SQL92 expressions (`enablePropertyFilter`).
+    pub enable_property_filter: bool,
     /// Queues of TBW102, the most that an automatically made topic gets (`defaultTopicQueueNums`).
     pub default_topic_queues: u32,
     /// How long one check of all that is stored may take; `None` when nothing is checked in the background.
@@ -92,6 +96,7 @@ impl Default for Settings {
         Self {
             auto_create_topic: true,
             auto_create_subscription_group: true,
+            enable_property_filter: true,
             default_topic_queues: 8,
             scrub_interval: None,
             retention: RetentionRules::default(),
@@ -142,6 +147,7 @@ pub struct Broker {
     pub queue_locks: QueueLockTable,
     pub appends: AppendQueue,
     pub held_pulls: HeldPulls,
+    pub expressions: ExpressionCache,
     pub delay: DelaySchedule,
     pub disk: DiskWatch,
     pub unique_keys: UniqueKeys,
@@ -241,6 +247,7 @@ impl Broker {
             queue_locks: QueueLockTable::default(),
             appends: AppendQueue::default(),
             held_pulls: HeldPulls::default(),
+            expressions: ExpressionCache::default(),
             delay,
             disk: DiskWatch::default(),
             outside,

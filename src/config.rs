@@ -72,6 +72,8 @@ pub struct Config {
     pub disk_reserve_bytes: u64,
     pub auto_create_topic: bool,
     pub auto_create_subscription_group: bool,
+    /// Consumers may filter by SQL92 expressions. RocketMQ's default is the opposite.
+    pub enable_property_filter: bool,
     /// Queues of TBW102, the most that an automatically made topic gets on one shard.
     pub default_topic_queues: u32,
     pub cores: Vec<CoreConfig>,
@@ -180,6 +182,7 @@ impl Config {
             disk_reserve_bytes: text.disk_reserve.map_or(DISK_RESERVE_BYTES, |size| size.0),
             auto_create_topic: text.auto_create_topic_enable.unwrap_or(true),
             auto_create_subscription_group: text.auto_create_subscription_group.unwrap_or(true),
+            enable_property_filter: text.enable_property_filter.unwrap_or(true),
             default_topic_queues,
             cores: placement::resolve(&text, shards, allowed_cpus)?,
         })

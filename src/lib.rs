@@ -6,6 +6,7 @@ pub mod broker;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod filter;
 pub mod mesh;
 pub mod metrics;
 pub mod namesrv;

@@ -371,6 +371,7 @@ fn settings(config: &Config) -> Settings {
     Settings {
         auto_create_topic: config.auto_create_topic,
         auto_create_subscription_group: config.auto_create_subscription_group,
+        enable_property_filter: config.enable_property_filter,
         default_topic_queues: config.default_topic_queues,
         scrub_interval: config.scrub_interval,
         retention: config.retention.clone(),

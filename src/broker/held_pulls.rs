@@ -46,6 +46,8 @@ pub struct NewMessage<'a> {
     pub queue_id: u32,
     pub queue_offset: QueueOffset,
     pub tags_code: i64,
+    /// The encoded property string.
+    pub properties: &'a [u8],
 }
 
 /// All held pulls of one shard.
@@ -122,7 +124,9 @@ impl HeldPulls {
         let (by_deadline, by_connection) = (&mut self.by_deadline, &mut self.by_connection);
         ids.retain(|id| {
             let pull = &pulls.get(id).expect("a queue lists only held pulls").pull;
-            if message.queue_offset < pull.offset || !pull.filter.matches(message.tags_code) {
+            if message.queue_offset < pull.offset
+                || !pull.filter.matches_message(message.tags_code, message.properties)
+            {
                 return true;
             }
             let held = pulls.remove(id).expect("looked up just now");
@@ -241,7 +245,7 @@ mod tests {
     }
 
     fn message(topic: &str, queue_id: u32, offset: u64, tags_code: i64) -> NewMessage<'_> {
-        NewMessage { topic, queue_id, queue_offset: QueueOffset::new(offset), tags_code }
+        NewMessage { topic, queue_id, queue_offset: QueueOffset::new(offset), tags_code, properties: &[] }
     }
 
     fn is_consistent(held: &HeldPulls) -> bool {

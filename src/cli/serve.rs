@@ -36,6 +36,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
   stages = false           # measure the time of every stage of every message
   autoCreateTopicEnable = true           # topics come into being with their first message
   autoCreateSubscriptionGroup = true     # and groups when they are first named
+  enablePropertyFilter = true            # consumers may filter by SQL92 expressions
   defaultTopicQueueNums = 8  # queues of such a topic, at most
   serverChannelMaxIdleTimeSeconds = 120  # a connection on which nothing moves for so long is closed
   scrub_interval_s = 604800  # check all that is stored in this time, again and again; 0 for never

@@ -41,6 +41,8 @@ pub struct ConfigText {
     pub auto_create_topic_enable: Option<bool>,
     #[serde(rename = "autoCreateSubscriptionGroup")]
     pub auto_create_subscription_group: Option<bool>,
+    #[serde(rename = "enablePropertyFilter")]
+    pub enable_property_filter: Option<bool>,
     #[serde(rename = "defaultTopicQueueNums")]
     pub default_topic_queue_nums: Option<u32>,
     pub hot_tail: Option<Size>,
@@ -90,7 +92,7 @@ pub struct WriteBuffersText {
 }
 
 /// The keys of a configuration file.
-pub(crate) const KEYS: [&str; 30] = [
+pub(crate) const KEYS: [&str; 31] = [
     "node_name",
     "brokerClusterName",
     "host",
@@ -107,6 +109,7 @@ pub(crate) const KEYS: [&str; 30] = [
     "mappedFileSizeCommitLog",
     "autoCreateTopicEnable",
     "autoCreateSubscriptionGroup",
+    "enablePropertyFilter",
     "defaultTopicQueueNums",
     "hot_tail",
     "cold_cache",
@@ -231,6 +234,7 @@ impl ConfigText {
             auto_create_subscription_group: other
                 .auto_create_subscription_group
                 .or(self.auto_create_subscription_group),
+            enable_property_filter: other.enable_property_filter.or(self.enable_property_filter),
             default_topic_queue_nums: other.default_topic_queue_nums.or(self.default_topic_queue_nums),
             hot_tail: other.hot_tail.or(self.hot_tail),
             cold_cache: other.cold_cache.or(self.cold_cache),

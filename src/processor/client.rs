@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use shards::limits::{GROUPS_PER_CLIENT_MAX, SUBSCRIPTIONS_PER_GROUP_MAX};
 
+use super::pull::property_filter;
 use super::{Call, Refusal, Served};
 use crate::broker::BrokerCell;
 use crate::broker::consumer_table::{HeartbeatForm, Member};
@@ -159,17 +160,14 @@ pub fn consumer_list(call: &Call<'_, '_>) -> Result<Served, Refusal> {
     call.ok(&[], &fastjson::write(&ConsumerList { consumer_id_list }))
 }
 
-/// CHECK_CLIENT_CONFIG (46): consumers ask whether their kind of filter works here.
+/// CHECK_CLIENT_CONFIG (46): consumers ask whether their filter works here.
 pub fn check_config(call: &Call<'_, '_>) -> Result<Served, Refusal> {
     let body: CheckClientRequestBody = call.request.json_body("CheckClientRequestBody")?;
-    match body.subscription_data {
-        Some(subscription) if !subscription.is_by_tags() => {
-            let kind = subscription.expression_type;
-            let remark = format!("The broker does not support consumer to filter message by {kind}");
-            Err(Refusal::new(response::SYSTEM_ERROR, remark))
-        }
-        _ => call.ok(&[], &[]),
+    if let Some(subscription) = body.subscription_data.filter(|subscription| !subscription.is_by_tags()) {
+        let broker = &mut *call.broker.borrow_mut();
+        property_filter(broker, &subscription.expression_type, &subscription.sub_string)?;
     }
+    call.ok(&[], &[])
 }
 
 /// Forgets the client of a connection that has ended.

@@ -31,6 +31,7 @@ pub fn committed(cell: &BrokerCell, committed: Committed) {
             queue_id: arrival.queue_id,
             queue_offset: arrival.queue_offset,
             tags_code: arrival.tags_code,
+            properties: arrival.properties,
         };
         held_pulls.arrived(message, &mut woken);
     });

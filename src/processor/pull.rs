@@ -127,18 +127,12 @@ fn queue_id(header: &PullHeader<'_>, topic: &TopicConfig, call: &Call<'_, '_>) -
 
 /// What the consumer wants of the queue: as the request says, or as its group's heartbeat did.
 fn filter(
-    broker: &Broker,
+    broker: &mut Broker,
     header: &PullHeader<'_>,
     group: &SubscriptionGroupConfig,
 ) -> Result<TagFilter, Refusal> {
     if header.has(pull_flag::SUBSCRIPTION) {
-        if let Some(other) = header.expression_type.filter(|kind| !kind.is_empty() && *kind != "TAG") {
-            return Err(filter_not_supported(other));
-        }
-        return tag_filter(header.subscription.unwrap_or_default()).ok_or_else(|| {
-            let remark = "parse the consumer's subscription failed";
-            Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, remark)
-        });
+        return named_filter(broker, header);
     }
     let name = header.consumer_group;
     let Some(members) = broker.consumers.group(name) else {
@@ -153,7 +147,7 @@ fn filter(
         let remark = format!("the consumer group[{name}] is forbidden for topic[{}]", header.topic);
         return Err(Refusal::new(response::NO_PERMISSION, remark));
     }
-    let Some(subscription) = broker.consumers.subscription(name, header.topic) else {
+    let Some(subscription) = broker.consumers.subscription(name, header.topic).cloned() else {
         let remark = format!("the consumer's subscription not exist: group {name}, topic {}", header.topic);
         return Err(Refusal::new(response::SUBSCRIPTION_NOT_EXIST, remark));
     };
@@ -161,15 +155,56 @@ fn filter(
         let remark = "the consumer's subscription not latest";
         return Err(Refusal::new(response::SUBSCRIPTION_NOT_LATEST, remark));
     }
-    if !subscription.is_by_tags() {
-        return Err(filter_not_supported(&subscription.expression_type));
+    if subscription.is_by_tags() {
+        return Ok(registered_filter(&subscription));
     }
-    Ok(registered_filter(subscription))
+    let SubscriptionData { expression_type, sub_string, .. } = &*subscription;
+    property_filter(broker, expression_type, sub_string).map_err(|refusal| match refusal.code {
+        response::SUBSCRIPTION_PARSE_FAILED => {
+            let remark = "The broker's consumer filter data is not exist!Your expression may be wrong!";
+            Refusal::new(response::FILTER_DATA_NOT_EXIST, format!("{remark} {}", refusal.remark))
+        }
+        _ => refusal,
+    })
 }
 
-fn filter_not_supported(kind: &str) -> Refusal {
-    let remark = format!("The broker does not support consumer to filter message by {kind}");
-    Refusal::new(response::SYSTEM_ERROR, remark)
+/// The filter that a request names.
+fn named_filter(broker: &mut Broker, header: &PullHeader<'_>) -> Result<TagFilter, Refusal> {
+    let expression = header.subscription.unwrap_or_default();
+    let parsed = match header.expression_type.filter(|kind| !SubscriptionData::are_tags(kind)) {
+        None => tag_filter(expression).ok_or_else(|| Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, "")),
+        Some(kind) => property_filter(broker, kind, expression),
+    };
+    parsed.map_err(|refusal| match refusal.code {
+        response::SUBSCRIPTION_PARSE_FAILED => {
+            let remark = format!("parse the consumer's subscription failed {}", refusal.remark);
+            Refusal::new(refusal.code, remark.trim_end())
+        }
+        _ => refusal,
+    })
+}
+
+/// The filter for an expression of a kind other than tags.
+///
+/// # Errors
+/// SYSTEM_ERROR when such filters are switched off, SUBSCRIPTION_PARSE_FAILED when the expression is none.
+pub(super) fn property_filter(
+    broker: &mut Broker,
+    kind: &str,
+    expression: &str,
+) -> Result<TagFilter, Refusal> {
+    if !broker.settings.enable_property_filter {
+        let remark = format!("The broker does not support consumer to filter message by {kind}");
+        return Err(Refusal::new(response::SYSTEM_ERROR, remark));
+    }
+    if kind != SubscriptionData::SQL92 {
+        let remark = format!("there are no filters of the kind {kind}, only TAG and SQL92");
+        return Err(Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, remark));
+    }
+    match broker.expressions.filter(expression) {
+        Ok(filter) => Ok(TagFilter::Properties(filter)),
+        Err(error) => Err(Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, error.to_string())),
+    }
 }
 
 fn registered_filter(subscription: &SubscriptionData) -> TagFilter {

@@ -4,13 +4,14 @@
 #[path = "../fuzzing/mod.rs"]
 mod fuzzing;
 
+mod expressions;
 mod files;
 mod messages;
 mod requests;
 
 use fuzzing::{ROUNDS, Target, assert_the_canary_is_seen_to_fail, run_all};
 
-const TARGETS: [Target; 14] = [
+const TARGETS: [Target; 15] = [
     Target { name: "request_fields", round: requests::fields },
     Target { name: "json_headers", round: requests::json_headers },
     Target { name: "binary_headers", round: requests::binary_headers },
@@ -20,6 +21,7 @@ const TARGETS: [Target; 14] = [
     Target { name: "property_strings", round: messages::property_strings },
     Target { name: "stored_properties", round: messages::stored },
     Target { name: "filters", round: messages::filters },
+    Target { name: "expressions", round: expressions::expressions },
     Target { name: "records", round: messages::records },
     Target { name: "consumer_offsets", round: files::consumer_offsets },
     Target { name: "delay_offsets", round: files::delay_offsets },

@@ -221,7 +221,7 @@ pub(crate) fn stored(random: &mut StdRng) {
     assert!(!out.starts_with(b"of the message before"));
 }
 
-/// Expressions of tags. Those of other kinds (SQL92) are refused by their kind, before anything of them is read.
+/// Expressions of tags.
 pub(crate) fn filters(random: &mut StdRng) {
     let mut expression = String::new();
     for _ in 0..random.random_range(0..8) {

@@ -138,21 +138,32 @@ fn a_heartbeat_names_a_group_that_may_not_be() {
     });
 }
 
+/// C6
 #[test]
-fn filters_by_properties_are_refused() {
+fn a_filter_by_properties_is_checked_before_a_consumer_starts() {
     on_core(async |dir| {
         let shard = RunningShard::open(&dir).await;
         let client = shard.client();
-        let check = async |kind: &str| {
+        let check = async |kind: &str, expression: &str| {
             let body = format!(
-                r#"{{"clientId":"c","group":"g","subscriptionData":{{"topic":"T","subString":"a > 1","expressionType":"{kind}"}}}}"#
+                r#"{{"clientId":"c","group":"g","subscriptionData":{{"topic":"T","subString":"{expression}","expressionType":"{kind}"}}}}"#
             );
-            client.ask(request::CHECK_CLIENT_CONFIG, &[], body.as_bytes()).await
+            let answer = client.ask(request::CHECK_CLIENT_CONFIG, &[], body.as_bytes()).await;
+            (answer.code, answer.remark)
         };
-        assert_eq!(check("TAG").await.code, 0);
-        let refused = check("SQL92").await;
+        assert_eq!(check("TAG", "a || b").await.0, 0);
+        assert_eq!(check("SQL92", "a > 1").await.0, 0);
+        let found =
+            "found the end at byte 3 of the expression, expected a property, a literal, NOT, a sign or (";
+        assert_eq!(check("SQL92", "a >").await, (23, found.to_owned()));
+        assert_eq!(check("SQL92", "").await.0, 23);
+        let (code, remark) = check("SQL92", &"(".repeat(1000)).await;
+        assert_eq!((code, remark.contains("nested deeper than 64")), (23, true), "{remark}");
+        assert_eq!(check("XPATH", "a > 1").await.0, 23);
+        shard.broker.borrow_mut().settings.enable_property_filter = false;
         let remark = "The broker does not support consumer to filter message by SQL92";
-        assert_eq!((refused.code, refused.remark.as_str()), (1, remark));
+        assert_eq!(check("SQL92", "a > 1").await, (1, remark.to_owned()));
+        assert_eq!(check("TAG", "a || b").await.0, 0);
         shard.close().await;
     });
 }

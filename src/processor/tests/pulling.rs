@@ -160,7 +160,13 @@ fn what_cannot_be_pulled_is_refused_with_rocketmqs_code() {
         ("queue", &[("queueId", "4")], 29, "queueId[4] is illegal"),
         ("negative queue", &[("queueId", "-1")], 29, "queueId[-1] is illegal"),
         ("expression", &[("subscription", "||")], 23, "parse the consumer's subscription"),
-        ("SQL", &[("expressionType", "SQL92"), ("subscription", "a > 1")], 1, "SQL92"),
+        (
+            "SQL",
+            &[("expressionType", "SQL92"), ("subscription", "a >")],
+            23,
+            "subscription failed found the end",
+        ),
+        ("kind", &[("expressionType", "XPATH"), ("subscription", "a")], 23, "no filters of the kind XPATH"),
         ("no heartbeat", &[("sysFlag", "0")], 24, "group info not exist"),
         ("number", &[("queueOffset", "x")], 1, "queueOffset"),
     ];
@@ -253,4 +259,93 @@ fn a_connection_that_ends_takes_its_held_pulls_along() {
     connection_closed(&shard.broker, client.id());
     assert!(shard.broker.borrow().held_pulls.is_empty());
     store(&mut shard, &["a"]);
+}
+
+const SQL: (&str, &str) = ("expressionType", "SQL92");
+
+/// Sends messages with a property `a`.
+fn store_numbers(shard: &mut TestShard, numbers: &[&str]) {
+    let client = shard.client();
+    for number in numbers {
+        let properties = format!("a\u{1}{number}\u{2}");
+        send(shard, &client, 1, &[("i", &properties)], number.as_bytes());
+    }
+    shard.commit();
+    assert!(answers(&client).iter().all(|answer| answer.code == 0));
+}
+
+/// C6
+#[test]
+fn a_pull_with_an_expression_gets_the_messages_whose_properties_match() {
+    let mut shard = TestShard::with_topic("Orders");
+    store_numbers(&mut shard, &["1", "7", "x", "5", "6"]);
+    store(&mut shard, &["red"]);
+    let client = shard.client();
+    ask_pull(&shard, &client, 1, &[SQL, ("subscription", "a BETWEEN 1 AND 5")]);
+    let found = answer(&client);
+    assert_eq!((found.code, bodies(&found)), (0, vec!["1".to_owned(), "5".to_owned()]));
+    assert_eq!(found.field("nextBeginOffset"), "6");
+    ask_pull(&shard, &client, 2, &[SQL, ("subscription", "a IS NULL AND TAGS = 'red'")]);
+    assert_eq!(bodies(&answer(&client)), ["red"]);
+    ask_pull(&shard, &client, 3, &[SQL, ("subscription", "a > 100")]);
+    let none = answer(&client);
+    assert_eq!((none.code, none.field("nextBeginOffset")), (20, "6"));
+    ask_pull(&shard, &client, 4, &[SQL, ("subscription", "TRUE"), ("maxMsgNums", "2")]);
+    let two = answer(&client);
+    assert_eq!((bodies(&two).len(), two.field("nextBeginOffset")), (2, "2"));
+    shard.broker.borrow_mut().settings.enable_property_filter = false;
+    ask_pull(&shard, &client, 5, &[SQL, ("subscription", "TRUE")]);
+    let refused = answer(&client);
+    let remark = "The broker does not support consumer to filter message by SQL92";
+    assert_eq!((refused.code, refused.remark.as_str()), (1, remark));
+}
+
+/// C6
+#[test]
+fn a_held_pull_with_an_expression_waits_for_a_message_that_matches() {
+    let mut shard = TestShard::with_topic("Orders");
+    let client = shard.client();
+    ask_pull(&shard, &client, 1, &[("sysFlag", HOLD), SQL, ("subscription", "a = 2")]);
+    store_numbers(&mut shard, &["1", "3", "x"]);
+    assert!(answers(&client).is_empty());
+    store_numbers(&mut shard, &["2", "4"]);
+    let woken = answer(&client);
+    assert_eq!((bodies(&woken), woken.field("nextBeginOffset")), (vec!["2".to_owned()], "5"));
+    ask_pull(&shard, &client, 2, &[("sysFlag", HOLD), ("queueOffset", "5"), SQL, ("subscription", "a = 2")]);
+    store_numbers(&mut shard, &["1"]);
+    pull::answer_due(&shard.broker, Instant::now() + Duration::from_secs(15));
+    let over = answer(&client);
+    assert_eq!((over.code, over.field("nextBeginOffset")), (20, "6"), "goes on behind what was filtered out");
+}
+
+/// C6: the expression of the heartbeat counts, as push consumers have it.
+#[test]
+fn a_pull_without_an_expression_takes_the_one_of_the_heartbeat() {
+    let mut shard = TestShard::with_topic("Orders");
+    store_numbers(&mut shard, &["1", "2", "3"]);
+    let client = shard.client();
+    let heartbeat = |expression: &str, version: i64| {
+        format!(
+            r#"{{"clientID":"c@1","producerDataSet":[],"consumerDataSet":[{{"groupName":"g","consumeType":"CONSUME_PASSIVELY",
+            "messageModel":"CLUSTERING","consumeFromWhere":"CONSUME_FROM_LAST_OFFSET","unitMode":false,"subscriptionDataSet":[
+            {{"topic":"Orders","subString":"{expression}","subVersion":{version},"expressionType":"SQL92","tagsSet":[],"codeSet":[]}}]}}]}}"#
+        )
+    };
+    let subscribe = |expression: &str, version: i64| {
+        let body = heartbeat(expression, version);
+        shard.ask(&client, 1, &Ask { code: 34, fields: &[], body: body.as_bytes(), oneway: false });
+    };
+    subscribe("a IN ('1', '3')", 5);
+    client.take_output();
+    ask_pull(&shard, &client, 2, &[("sysFlag", "0"), ("subVersion", "5")]);
+    assert_eq!(bodies(&answer(&client)), ["1", "3"]);
+    ask_pull(&shard, &client, 3, &[("sysFlag", "0"), ("subVersion", "6")]);
+    assert_eq!(answer(&client).code, 25);
+    // As stock, it is the pull that is refused.
+    subscribe("a IN", 7);
+    client.take_output();
+    ask_pull(&shard, &client, 4, &[("sysFlag", "0"), ("subVersion", "7")]);
+    let refused = answer(&client);
+    assert_eq!(refused.code, 27, "{}", refused.remark);
+    assert!(refused.remark.contains("Your expression may be wrong! found the end"), "{}", refused.remark);
 }

@@ -106,9 +106,17 @@ impl Default for SubscriptionData {
 }
 
 impl SubscriptionData {
-    /// Whether this is a filter by tags, which is the default when nothing is said.
+    /// The kind of filters by an expression over properties.
+    pub const SQL92: &'static str = "SQL92";
+
+    /// Whether this is a filter by tags.
     pub fn is_by_tags(&self) -> bool {
-        self.expression_type.is_empty() || self.expression_type == "TAG"
+        Self::are_tags(&self.expression_type)
+    }
+
+    /// Whether an expression of this kind is made of tags, which is the default when nothing is said.
+    pub fn are_tags(expression_type: &str) -> bool {
+        expression_type.is_empty() || expression_type == "TAG"
     }
 }
 
