@@ -405,7 +405,7 @@ impl Number {
 
     fn rounded(self) -> f64 {
         match self {
-                Self::Whole(number) => number as f64,
+            Self::Whole(number) => number as f64,
             Self::Double(number) => number,
         }
     }

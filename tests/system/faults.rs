@@ -289,6 +289,7 @@ fn a_start_passes_over_what_the_disk_does_not_give_back_and_leaves_an_end_alone_
     // So that a start goes through all of the log.
     let kill = |server: &mut Server| {
         server.kill();
+        std::fs::remove_file(server.data().join("shard-0/positions")).expect("remove a file");
         std::fs::remove_dir_all(server.data().join("shard-0/consumequeue")).expect("remove a folder");
     };
     kill(&mut server);
